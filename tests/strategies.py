@@ -1,0 +1,39 @@
+"Hypothesis strategies and example trees that the tests share."
+from hypothesis import strategies as st
+
+from hierseg.taxonomy import PERSON_TREE as PERSON
+
+STREET = {'flat': {'road': 7, 'sidewalk': [8, 9]}, 'vehicle': {'car': 24, 'two_wheeler': {'bicycle': 33, 'motorcycle': 32}}, 'sky': 23}
+CITYSCAPES = {'flat': {'road': 0, 'sidewalk': 1}, 'construction': {'building': 2, 'wall': 3, 'fence': 4},
+              'object': {'pole': 5, 'light': 6, 'sign': 7}, 'nature': {'vegetation': 8, 'terrain': 9}, 'sky': {'sky': 10},
+              'human': {'person': 11, 'rider': 12},
+              'vehicle': {'car': 13, 'truck': 14, 'bus': 15, 'train': 16, 'motorcycle': 17, 'bicycle': 18}}
+
+
+def shapes(max_depth=3):
+    "Nested lists whose leaves are the number of raw ids of a leaf."
+    leaf = st.integers(1, 2)
+    return st.recursive(leaf, lambda inner: st.lists(inner, min_size=1, max_size=4), max_leaves=9)
+
+
+@st.composite
+def trees(draw, background=None):
+    "A random nested dict with at least two leaves: ragged depth, scattered ids, lists of ids, repeated names."
+    tops = draw(st.lists(shapes(), min_size=2, max_size=4))
+    count = sum(_n_ids(t) for t in tops) + 1
+    ids = iter(draw(st.lists(st.integers(0, 400), min_size=count, max_size=count, unique=True)))
+    names = 'abcd' if draw(st.booleans()) else 'wxyz'
+    tree = {names[i]: _fill(t, ids, names) for i, t in enumerate(tops)}
+    if background if background is not None else draw(st.booleans()):
+        tree = {'bg': next(ids), **tree}
+    return tree
+
+
+def _n_ids(shape):
+    return shape if isinstance(shape, int) else sum(map(_n_ids, shape))
+
+
+def _fill(shape, ids, names):
+    if isinstance(shape, int):
+        return next(ids) if shape == 1 else [next(ids) for _ in range(shape)]
+    return {names[i]: _fill(s, ids, names) for i, s in enumerate(shape)}
