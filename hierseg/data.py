@@ -9,7 +9,7 @@ __all__ = ['CUSTOM', 'encode_mask', 'class_indices', 'TensorHierMask', 'TensorHi
            'CheckSizes', 'KeepTaxonomy', 'HierImageBlock', 'HierMaskBlock', 'HierResize', 'HierAugment', 'show_figure',
            'data_config', 'SameSize', 'HierDataLoaders', 'class_frequencies']
 
-# %% ../nbs/03_data.ipynb #5b080637
+# %% ../nbs/03_data.ipynb #e61782a2
 import inspect, os, random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,13 +20,13 @@ from PIL import Image
 from fastai.data.all import DataLoaders, Datasets, IntToFloatTensor, Normalize, TfmdDL, ToTensor, TransformBlock
 from fastai.torch_core import TensorImage, TensorMask, default_device
 from fastai.vision.core import PILImage, PILMask, imagenet_stats
-from fastcore.basics import num_cpus
+from fastcore.basics import num_cpus, patch
 from fastcore.meta import delegates
 from fasttransform import ItemTransform, Transform
 from plum import dispatch
 
 from .dataset_check import check_dataset, leaf_counts
-from .files import DataError, Pair, pairs, read_image, read_mask, split_pairs
+from .files import DataError, Pair, _cut, pairs, read_image, read_mask, split_pairs
 from .taxonomy import VOID, Taxonomy, lift_mask
 from .transforms import (MEAN_COLOR, METHODS, PairAugmenter, augmentation_config, augment_presets, create_augmentation,
                                 fit_image, fit_mask, fit_size, resampler_name)
@@ -44,7 +44,7 @@ def _code_tables(taxonomy):
         tables['codes'] = wide, np.where(wide[:256] == _UNKNOWN, 255, wide[:256]).astype(np.uint8)
     return tables['codes']
 
-# %% ../nbs/03_data.ipynb #f2294985
+# %% ../nbs/03_data.ipynb #5a5df437
 def encode_mask(
     raw:np.ndarray, # (H, W) raw ids, uint8 or uint16
     taxonomy:Taxonomy, # The tree
@@ -54,7 +54,7 @@ def encode_mask(
     wide, narrow = _code_tables(taxonomy)
     small = taxonomy.n_leaves < 255
     table = narrow if small and raw.dtype == np.uint8 else wide
-    codes = table.take(raw)
+    codes = table.take(raw, mode='wrap')   # no index is out of range; a third faster than the default, which checks
     if codes.max() == np.iinfo(table.dtype).max:
         try: taxonomy.encode(raw, source)
         except ValueError as e: raise DataError(e) from None
@@ -276,7 +276,7 @@ class HierAugment(ItemTransform):
         except Exception as e: raise DataError(f"{mask.source or 'mask'}: the augmentation fails on it: {type(e).__name__}: {' '.join(str(e).split())[:300]}") from e
         return [PILImage(Image.fromarray(np.ascontiguousarray(x))), HierMask.of(m, mask.taxonomy, mask.source)]
 
-# %% ../nbs/03_data.ipynb #c5eff8db
+# %% ../nbs/03_data.ipynb #7d877ec9
 def _as_picture(x):
     "A decoded image tensor as uint8 (H, W, 3)."
     x = x.as_subclass(torch.Tensor).detach().cpu()
@@ -286,14 +286,17 @@ def _as_picture(x):
 def show_figure(
     fig, # matplotlib `Figure`
 ):
-    "Show a figure in a notebook, or in a window of matplotlib's where there is one."
-    from IPython import get_ipython
-    from IPython.display import display
-    if get_ipython() is not None: return display(fig)
+    "Show a figure in a notebook; elsewhere leave it to pyplot, whose `show` opens a window."
+    try:
+        from IPython import get_ipython
+        from IPython.display import display
+        if get_ipython() is not None: return display(fig)
+    except ImportError: pass
     import matplotlib.pyplot as plt
-    manager = plt.new_figure_manager_given_figure(max(plt.get_fignums(), default=0) + 1, fig)
-    if plt.get_backend().lower() != 'agg': manager.show()
-    else: plt.close(manager.num)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw()
+    plt.figure(figsize=fig.get_size_inches(), dpi=fig.dpi).figimage(np.asarray(canvas.buffer_rgba()))
 
 # %% ../nbs/03_data.ipynb #5cde7f2a
 @dispatch
@@ -308,12 +311,14 @@ def show_batch(x:TensorImage, y:TensorHierMask, samples, ctxs=None, max_n=6, lev
     for ax, i, m in zip(ctxs, images, masks): ax.imshow(overlay(i, m, tax, level, alpha)); ax.axis('off')
     return ctxs
 
-# %% ../nbs/03_data.ipynb #57c85289
+# %% ../nbs/03_data.ipynb #ffafb5ef
+CUSTOM = 'custom'   # stands in a configuration for an augmentation that cannot be written down
+
 def data_config(
     size=128, # Pixels: one number for a square, (height, width), or None for images as they are
     resample:str|int='lanczos', # Filter for images: nearest, box, bilinear, hamming, bicubic, lanczos or gaussian
     method:str='squash', # How images come to that size: 'squash', 'crop' or 'pad'
-    augment='none', # In training: a preset of `augment_presets()`, an `A.Compose`, a list of transforms, or a dict
+    augment='none', # In training: a preset of `augment_presets()`, an `A.Compose`, a list of transforms, a dict or a YAML file of it
     augment_at:str|None=None, # 'native' before resizing or 'resized' after; by default presets after, your own before
     bs:int=8, # Images a batch
     normalize='imagenet', # 'imagenet', (mean, std), or False
@@ -322,15 +327,13 @@ def data_config(
 ) -> dict: # Plain values, ready for YAML; ValueError on what makes no sense
     "The preparation of data, checked and written down."
     size, written = _size(size), _written(augment)
-    if augment_at is None: augment_at = 'resized' if isinstance(augment, (str, type(None), bool)) else 'native'
+    if augment_at is None: augment_at = 'resized' if augment is None or augment is False or augment in (*augment_presets(), CUSTOM) else 'native'
     if augment_at not in ('native', 'resized'): raise ValueError(f"augment_at={augment_at!r}: choose native or resized")
     if not _is_whole(bs): raise ValueError(f"bs={bs!r}: give a whole number of images of at least 1")
     return dict(size=size and list(size), resample=resampler_name(resample), method=_method(method), augment=written, augment_at=augment_at,
                 bs=int(bs), normalize=_stats(normalize), seed=seed, num_workers=num_workers)
 
-# %% ../nbs/03_data.ipynb #4b2b0efe
-CUSTOM = 'custom'   # stands in a configuration for an augmentation that cannot be written down
-
+# %% ../nbs/03_data.ipynb #247e58d7
 def _written(augment):
     "An augmentation as plain values, or 'custom' where one of its steps is a function."
     if isinstance(augment, str) and augment == CUSTOM: return CUSTOM
@@ -416,9 +419,10 @@ class HierDataLoaders(DataLoaders):
         dls.data_config, dls.split_ids = config, dict(train=[p.stem for p in train], valid=[p.stem for p in valid])
         return dls
 
-# %% ../nbs/03_data.ipynb #16332743
+# %% ../nbs/03_data.ipynb #0657a419
+@patch(cls_method=True)
 @delegates(data_config)
-def _from_pairs(cls,
+def from_pairs(cls:HierDataLoaders,
     train:list, # `Pair`s to train on
     valid:list, # `Pair`s to validate on
     taxonomy:Taxonomy|dict|str|Path, # The tree, a mapping or a YAML file
@@ -431,11 +435,10 @@ def _from_pairs(cls,
     if not train or not valid: raise DataError(f"the {'validation' if train else 'training'} split is empty: it lists no image")
     return cls._build(train, valid, taxonomy, path, data_config(**given), given.get('augment', 'none'), device, **dl_args)
 
-HierDataLoaders.from_pairs = classmethod(_from_pairs)
-
-# %% ../nbs/03_data.ipynb #e349c36b
+# %% ../nbs/03_data.ipynb #3e2e5b3c
+@patch(cls_method=True)
 @delegates(data_config, but=['seed'])
-def _from_folder(cls,
+def from_folder(cls:HierDataLoaders,
     path:str|Path, # Folder of the data set
     taxonomy:Taxonomy|dict|str|Path, # The tree, a mapping or a YAML file
     images:str|Path|None=None, # Folder of images in it; images and JPEGImages are found
@@ -453,11 +456,10 @@ def _from_folder(cls,
     split = split_pairs(path, images, masks, train_ids, valid_ids, valid_pct, seed, train, valid)
     return cls.from_pairs(*split, taxonomy, path=path, device=device, seed=seed, **kwargs)
 
-HierDataLoaders.from_folder = classmethod(_from_folder)
-
-# %% ../nbs/03_data.ipynb #bf4caeca
+# %% ../nbs/03_data.ipynb #572a4316
+@patch(cls_method=True)
 @delegates(data_config)
-def _from_ids(cls,
+def from_ids(cls:HierDataLoaders,
     path:str|Path, # Folder of the data set
     taxonomy:Taxonomy|dict|str|Path, # The tree, a mapping or a YAML file
     train_ids:str|Path|list, # Ids to train on: a list, or a file with one a line
@@ -469,8 +471,6 @@ def _from_ids(cls,
 ): # `HierDataLoaders`
     "Loaders of the listed images of a folder."
     return cls.from_folder(path, taxonomy, images, masks, train_ids, valid_ids, device=device, **kwargs)
-
-HierDataLoaders.from_ids = classmethod(_from_ids)
 
 # %% ../nbs/03_data.ipynb #da1672eb
 def _column(df, col):
@@ -491,7 +491,7 @@ def _df_pairs(df, image_col, mask_col, path):
     if twice is not None: raise DataError(f"{twice}: listed twice in the table; remove one of the rows")
     return out
 
-# %% ../nbs/03_data.ipynb #9f617149
+# %% ../nbs/03_data.ipynb #6b97bdf1
 _VALID_WORDS = {'true': True, '1': True, 'valid': True, 'val': True, 'validation': True, 'false': False, '0': False, 'train': False}
 
 def _is_valid(v):
@@ -500,8 +500,9 @@ def _is_valid(v):
     if key not in _VALID_WORDS: raise DataError(f"{v!r} in the validation column: write True or False, 1 or 0, train or valid")
     return _VALID_WORDS[key]
 
+@patch(cls_method=True)
 @delegates(data_config, but=['seed'])
-def _from_df(cls,
+def from_df(cls:HierDataLoaders,
     df, # pandas table, one row a pair
     taxonomy:Taxonomy|dict|str|Path, # The tree, a mapping or a YAML file
     image_col:int|str=0, # Column with image files
@@ -520,11 +521,8 @@ def _from_df(cls,
     return cls.from_pairs(*split, taxonomy, path=path, device=device, seed=seed, **kwargs)
 
 def _random_rows(n, valid_pct, seed):
-    from hierseg.files import _cut
     valid = set(_cut(list(range(n)), .2 if valid_pct is None else valid_pct, seed)[1])
     return [i in valid for i in range(n)]
-
-HierDataLoaders.from_df = classmethod(_from_df)
 
 # %% ../nbs/03_data.ipynb #75ce86ff
 def _test_item(o, with_labels):
@@ -536,8 +534,9 @@ def _test_item(o, with_labels):
     if len(o) == 1: return o[0]
     return Pair(*o) if len(o) == 3 else Pair(Path(str(o[0])).stem if isinstance(o[0], (str, Path)) else 'item', *o)
 
-# %% ../nbs/03_data.ipynb #d097ec63
-def _test_dl(self,
+# %% ../nbs/03_data.ipynb #4b96a5cb
+@patch
+def test_dl(self:HierDataLoaders,
     test_items, # A list of images: files, Pillow images or arrays; or of (image, mask) pairs
     rm_type_tfms=None, # Accepted for fastai's sake; our readers take items of every kind
     with_labels:bool=False, # Whether the items have masks
@@ -548,32 +547,31 @@ def _test_dl(self,
     items = [_test_item(o, with_labels) for o in ([test_items] if single else test_items)]
     return DataLoaders.test_dl(self, items, rm_type_tfms=0, with_labels=with_labels, **kwargs)
 
-HierDataLoaders.test_dl = _test_dl
-
-# %% ../nbs/03_data.ipynb #87705e91
-def _new_empty(self):
+# %% ../nbs/03_data.ipynb #6b33d268
+@patch
+def new_empty(self:HierDataLoaders):
     "The same transforms without the items: what a learner exports."
     dls = DataLoaders.new_empty(self)
     dls.data_config, dls.split_ids = self.data_config, self.split_ids
     return dls
 
-def _from_config(cls,
-    data_config:dict, # `dls.data_config`; keys that are none of its own are left alone
+@patch(cls_method=True)
+def from_config(cls:HierDataLoaders,
+    config:dict, # `dls.data_config`; keys that are none of its own are left alone
     taxonomy:Taxonomy|dict|str|Path, # The tree, a mapping or a YAML file
     path:str|Path='.', # Where a learner keeps its files
     device=None, # fastai's default device by default
 ): # `HierDataLoaders` with no items
     "Loaders without data, whose `test_dl` prepares images as in the validation of those that the configuration comes from."
-    names = inspect.signature(globals()['data_config']).parameters
-    config = globals()['data_config'](**{k: v for k, v in data_config.items() if k in names})
-    return cls._build([], [], taxonomy, path, config, 'none', device)
+    names = inspect.signature(data_config).parameters
+    return cls._build([], [], taxonomy, path, data_config(**{k: v for k, v in config.items() if k in names}), 'none', device)
 
-HierDataLoaders.new_empty, HierDataLoaders.from_config = _new_empty, classmethod(_from_config)
+# %% ../nbs/03_data.ipynb #9a67ad9a
+@patch(as_prop=True)
+def items(self:HierDataLoaders) -> list: "All pairs, those of training first."; return [*self.train_ds.items, *self.valid_ds.items]
 
-# %% ../nbs/03_data.ipynb #d3c25032
-def _items(self): "All pairs, those of training first."; return [*self.train_ds.items, *self.valid_ds.items]
-
-def _set_normalize(self,
+@patch
+def set_normalize(self:HierDataLoaders,
     mean=None, # Of the three channels, images from 0 to 1; None for no normalisation
     std=None, # Of the three channels
 ):
@@ -585,8 +583,6 @@ def _set_normalize(self,
         if dl.device is not None: dl.to(dl.device)
         for t in dl.after_item.fs:
             if isinstance(t, HierResize): t.fill = tuple(round(255 * m) for m in mean) if mean is not None else MEAN_COLOR
-
-HierDataLoaders.items, HierDataLoaders.set_normalize = property(_items), _set_normalize
 
 # %% ../nbs/03_data.ipynb #74fff81b
 def class_frequencies(

@@ -141,9 +141,9 @@ def _check_ids(x, path):
     if lo < 0 or hi > MAX_ID: raise DataError(f"{path}: label id {lo if lo < 0 else hi} is outside 0..{MAX_ID}")
     return x.astype(np.uint8 if hi < 256 else np.uint16)
 
-# %% ../nbs/02a_files.ipynb #7a795a22
+# %% ../nbs/02a_files.ipynb #51719ea7
 def read_mask(
-    source:str|Path|Image.Image|np.ndarray, # .png, .npy, .npz, .tif, .bmp or .gif file, or a mask in memory
+    source:str|Path|Image.Image|np.ndarray, # .png, .npy, .npz, .tif or .bmp file, or a mask in memory
 ) -> np.ndarray: # (H, W) raw label ids, uint8 or uint16
     "The label ids of a mask; raises `DataError` with the file's name."
     if isinstance(source, np.ndarray): return _check_ids(source, 'array')
@@ -159,9 +159,9 @@ class Pair(NamedTuple):
     image:Path   # The image file
     mask:Path    # The mask file
 
-# %% ../nbs/02a_files.ipynb #007ee282
+# %% ../nbs/02a_files.ipynb #321bdb4f
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.jp2')
-MASK_SUFFIXES = ('.png', '.npy', '.npz', '.tif', '.tiff', '.bmp', '.gif')
+MASK_SUFFIXES = ('.png', '.npy', '.npz', '.tif', '.tiff', '.bmp')
 IMAGE_FOLDERS, MASK_FOLDERS = ('images', 'jpegimages'), ('masks', 'gt_masks')
 TRAIN_FOLDERS, VALID_FOLDERS = ('train',), ('val', 'valid', 'validation')
 SPLIT_FOLDERS = TRAIN_FOLDERS + VALID_FOLDERS + ('test',)

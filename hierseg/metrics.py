@@ -400,33 +400,39 @@ class _Stream:
         if 'active' in self.conf.selectors: self.conf.selectors['active'] = active
         self.conf.update_output(learn.pred, learn.yb[0])
 
-# %% ../nbs/07_metrics.ipynb #871c01d8
+# %% ../nbs/07_metrics.ipynb #a7ac9a85
+_readings = dict(
+    miou=lambda c, level, reduction, s: c.miou(level, reduction, s),
+    accuracy=lambda c, level, reduction, s: c.accuracy(level, s),
+    hierarchical_f=lambda c, level, reduction, s: c.hierarchical_prf(s)[2],
+    mistake_height_error=lambda c, level, reduction, s: c.mistake_height(s),
+    inconsistency_error=lambda c, level, reduction, s: c.inconsistency(s))
+_by_level = ('miou', 'accuracy')
+
+# %% ../nbs/07_metrics.ipynb #2d85f15e
 class LevelMetric(Metric):
-    "One number of one level, read from a count that several metrics share."
-    def __init__(self, stream, level, selector, reading, reduction='pooled'): self.stream, self.level, self.selector, self.reading, self.reduction = stream, level, selector, reading, reduction
+    "One number, read from a count that several metrics share."
+    def __init__(self, stream, reading, level=None, selector='active', reduction='pooled'): self.stream, self.reading, self.level, self.selector, self.reduction = stream, reading, level, selector, reduction
     def reset(self): self.stream.reset()
     def accumulate(self, learn): self.stream.accumulate(learn)
     @property
-    def value(self):
-        if self.stream.conf is None: return None
-        if self.reading == 'miou': return self.stream.conf.miou(self.level, self.reduction, self.selector)
-        return self.stream.conf.accuracy(self.level, self.selector)
+    def value(self): return None if self.stream.conf is None else _readings[self.reading](self.stream.conf, self.level, self.reduction, self.selector)
     @property
-    def name(self):
-        parts = [self.reading, *([] if self.reduction == 'pooled' else [self.reduction]), self.level, *([] if self.selector == 'active' else [self.selector])]
-        return '_'.join(parts)
+    def name(self): return '_'.join(o for o in (self.reading, self.reduction, self.level, self.selector) if o not in (None, 'pooled', 'active'))
 
-# %% ../nbs/07_metrics.ipynb #e231352d
+# %% ../nbs/07_metrics.ipynb #781b1183
 def level_mious(
     taxonomy:Taxonomy, # The tree
     selectors=('active',), # 'active' for the learner's own, and names of others
     reduction:str='pooled', # 'pooled', 'image' or 'original'; all but the first appear in the column's name
     accuracy:bool=False, # Pixel accuracy of each level as well
+    tree:bool=False, # Hierarchical F, mean height of mistakes and share of inconsistent pixels as well
 ) -> list: # fastai metrics, named miou_level_1 … and miou_level_1_smart …
     "mIoU of every level as metrics for a `Learner`."
     for s in selectors:
         if s != 'active': get_selector(s, taxonomy)
     if reduction not in ('pooled', 'image', 'original'): raise ValueError(f"reduction {reduction!r} is unknown; known are pooled, image, original")
     stream = _Stream(taxonomy, tuple(selectors))
-    out = [LevelMetric(stream, l, s, 'miou', reduction) for s in selectors for l in taxonomy.level_names]
-    return out + [LevelMetric(stream, l, s, 'accuracy') for s in selectors for l in taxonomy.level_names if accuracy]
+    out = [LevelMetric(stream, 'miou', l, s, reduction) for s in selectors for l in taxonomy.level_names]
+    if accuracy: out += [LevelMetric(stream, 'accuracy', l, s) for s in selectors for l in taxonomy.level_names]
+    return out + [LevelMetric(stream, r, None, s) for s in selectors for r in _readings if tree and r not in _by_level]

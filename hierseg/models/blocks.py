@@ -37,9 +37,10 @@ def check_kernel(name, value):
     if value % 2 == 0: raise ValueError(f'{name} must be odd to keep the size of the image, got {value}: use {value-1} or {value+1}')
     return value
 
-# %% ../../nbs/04_models.blocks.ipynb #5003d62a
+# %% ../../nbs/04_models.blocks.ipynb #6c9f8cce
 from torch.nn.modules import activation as _acts
 
+# %% ../../nbs/04_models.blocks.ipynb #a87f9e64
 _mixing = {'GLU', 'Softmax', 'Softmax2d', 'Softmin', 'LogSoftmax'}   # these look at several channels
 
 def activation_names():
@@ -158,9 +159,10 @@ class PixelModel(nn.Module):
 
     def extra_repr(self): return f'in_channels={self.in_channels}, out_channels={self.out_channels}, multiple={self.multiple}'
 
-# %% ../../nbs/04_models.blocks.ipynb #a74efe39
+# %% ../../nbs/04_models.blocks.ipynb #183b98be
 from fastcore.basics import patch
 
+# %% ../../nbs/04_models.blocks.ipynb #d9ef89f2
 @patch
 def check_images(self:PixelModel, x):
     "ValueError where images (B, C, H, W) do not fit the network."

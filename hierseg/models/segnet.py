@@ -71,9 +71,10 @@ class SegNet(PixelModel):
         self._build(enc, dec, block)
         init_weights(self, act_class, self.head)
 
-# %% ../../nbs/04_models.segnet.ipynb #9fe8d0f6
+# %% ../../nbs/04_models.segnet.ipynb #183b98be
 from fastcore.basics import patch
 
+# %% ../../nbs/04_models.segnet.ipynb #4a319c81
 @patch
 def _build(self:SegNet, enc, dec, block):
     "Layers for the encoder's channels, fine to coarse, and the decoder's, coarse to fine."

@@ -39,9 +39,10 @@ class UNet(PixelModel):
         self._build(cs, bn, pool, block)
         init_weights(self, act_class, self.head)
 
-# %% ../../nbs/04_models.unet.ipynb #ec3966a1
+# %% ../../nbs/04_models.unet.ipynb #183b98be
 from fastcore.basics import patch
 
+# %% ../../nbs/04_models.unet.ipynb #7e2a1f5b
 @patch
 def _build(self:UNet, cs, bottleneck, pool, block):
     "Layers for the encoder's channels `cs`, fine to coarse."

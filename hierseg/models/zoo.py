@@ -182,9 +182,10 @@ class EncoderDecoder(PixelModel):
         super().__init__(n_in, n_out, multiple, _plain(config), normalization, least)
         self.net, self.pretrained_from = net, source
 
-# %% ../../nbs/04_models.zoo.ipynb #e78b2e16
+# %% ../../nbs/04_models.zoo.ipynb #183b98be
 from fastcore.basics import patch
 
+# %% ../../nbs/04_models.zoo.ipynb #b7587d88
 def _plain(o):
     "`o` with tuples as lists, for YAML."
     if isinstance(o, dict): return {k: _plain(v) for k,v in o.items()}
