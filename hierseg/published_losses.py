@@ -270,7 +270,7 @@ def distance_maps(
             if node not in maps: maps[node] = np.zeros(mask.shape, np.float32) if c == taxonomy.bg_index else signed_distance(lifted == c, mask >= 0)
     return np.stack([maps[v] for nodes in taxonomy.level_nodes for v in nodes])
 
-# %% ../nbs/06_losses.published.ipynb #1f1d0a77
+# %% ../nbs/06_losses.published.ipynb #fc13e51b
 class DistanceMaps(ItemTransform):
     "Adds the distance maps of a mask to a training sample, as its third item."
     split_idx, order, _retain = 0, 999, False
@@ -287,7 +287,10 @@ class DistanceMaps(ItemTransform):
         dls, # `DataLoaders` whose training loader will make maps
     ): # The loaders
         "Add the transform to the training loader."
-        if not any(isinstance(t, DistanceMaps) for t in dls.train.after_item.fs): dls.train.after_item.add(self)
+        dl = dls.train
+        if any(isinstance(t, DistanceMaps) for t in dl.after_item.fs): return dls
+        dl.after_item.add(self)
+        if getattr(dl, '_types', None): dl._types = {k: [*v, torch.Tensor] for k, v in dl._types.items()}   # or fastai takes the maps for an image
         return dls
 
 # %% ../nbs/06_losses.published.ipynb #6417898e

@@ -43,9 +43,9 @@ def test_package_is_what_the_notebook_exports(path, tmp_path):
     name = re.search(r'#\s*\|\s*default_exp\s+(\S+)', path.read_text().replace('\\n', '\n').replace('"', ' '))
     if name is None:
         pytest.skip('a page, not a module')
-    nb_export(path, lib_path=tmp_path)
+    nb_export(path, lib_path=tmp_path / 'hierseg')
     rel = Path(*name[1].split('.')).with_suffix('.py')
-    assert code((tmp_path / rel).read_text()) == code((ROOT / 'hierseg' / rel).read_text()), f'run nbdev-export: hierseg/{rel} is not what {path.name} exports'
+    assert code((tmp_path / 'hierseg' / rel).read_text()) == code((ROOT / 'hierseg' / rel).read_text()), f'run nbdev-export: hierseg/{rel} is not what {path.name} exports'
 
 
 def test_every_module_comes_from_a_notebook():
