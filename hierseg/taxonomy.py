@@ -23,11 +23,11 @@ from fastcore.basics import patch
 __all__ = ['VOID', 'MAX_ID', 'PERSON_TREE', 'TaxonomyError', 'Taxonomy', 'lift_mask', 'decompose_mask', 'aggregate_probs',
            'aggregate_log_probs']
 
-# %% ../nbs/00_taxonomy.ipynb #8fc0a35c
+# %% ../nbs/00_taxonomy.ipynb #4fabae9a
 VOID = -100      # class index of a pixel that takes no part in anything, on every level
 MAX_ID = 65535   # largest raw id a mask file can hold (16 bit)
 
-class TaxonomyError(ValueError): "A tree of classes, or a mask read with one, that cannot be understood."
+class TaxonomyError(ValueError): "A tree of classes, or a mask read with one, that cannot be understood; the message is one line."
 
 # %% ../nbs/00_taxonomy.ipynb #1c287617
 PERSON_TREE = {
@@ -223,7 +223,7 @@ def _short_names(nodes):
         out = [_key(n.path[-size:]) if name in clashing else name for n, name in zip(nodes, out)]
     return out
 
-# %% ../nbs/00_taxonomy.ipynb #44cea16e
+# %% ../nbs/00_taxonomy.ipynb #20159153
 class Taxonomy:
     "A tree of classes and everything that follows from it: levels, lift tables, raw-id encoding, names."
     ignore_index = VOID
@@ -237,6 +237,15 @@ class Taxonomy:
         given = dict(background=background, ignore=ignore, levels=levels, colors=colors)
         tree, options = _split_options(_mapping(tree))
         self._build(tree, {k: v if v != _DEFAULTS[k] else options.get(k, v) for k, v in given.items()})
+
+    def __repr__(self):
+        extra = f", background {self.background}" if self.background else ", no background"
+        return f"Taxonomy({self.n_leaves} leaves, {self.n_levels} level{'s' * (self.n_levels > 1)}{extra})"
+    def __str__(self): return self.tree()
+    def __eq__(self, other): return isinstance(other, Taxonomy) and self.to_yaml() == other.to_yaml()
+    def __hash__(self): return hash(self.to_yaml())
+    def __getstate__(self): return self.to_dict()
+    def __setstate__(self, state): self.__init__(state)
 
     def _build(self, tree, options):
         self._nodes = _read_nodes(tree)
@@ -326,7 +335,7 @@ def _file_order(self:Taxonomy, l):
     named = dict(zip((n.path for n in self._levels[l]), self.level_classes[l]))
     return [(n, named[n.path]) for n in _level_nodes(self._nodes, l + 1)]
 
-# %% ../nbs/00_taxonomy.ipynb #7a6bb694
+# %% ../nbs/00_taxonomy.ipynb #f31fc3fe
 def _draw(nodes, indent=''):
     "Lines of the `├──` drawing of a list of nodes."
     for i, n in enumerate(nodes):
@@ -339,14 +348,6 @@ def _draw(nodes, indent=''):
 def tree(self:Taxonomy) -> str: # One line a node, leaves with their raw ids
     "The tree as text, in the drawing that the `tree` command made familiar."
     return '\n'.join(['.', *_draw(self._nodes)])
-
-@patch
-def __repr__(self:Taxonomy):
-    extra = f", background {self.background}" if self.background else ", no background"
-    return f"Taxonomy({self.n_leaves} leaves, {self.n_levels} level{'s' * (self.n_levels > 1)}{extra})"
-
-@patch
-def __str__(self:Taxonomy): return self.tree()
 
 # %% ../nbs/00_taxonomy.ipynb #1a94fe9a
 @patch
@@ -368,19 +369,7 @@ def _yaml_ready(o):
     if isinstance(o, (list, tuple)): return [_yaml_ready(v) for v in o]
     return int(o) if isinstance(o, Integral) and not isinstance(o, bool) else o
 
-# %% ../nbs/00_taxonomy.ipynb #0ecb125a
-@patch
-def __eq__(self:Taxonomy, other): return isinstance(other, Taxonomy) and self.to_yaml() == other.to_yaml()
-
-@patch
-def __hash__(self:Taxonomy): return hash(self.to_yaml())
-
-@patch
-def __getstate__(self:Taxonomy): return self.to_dict()
-
-@patch
-def __setstate__(self:Taxonomy, state): self.__init__(state)
-
+# %% ../nbs/00_taxonomy.ipynb #4ee98f94
 @patch(as_prop=True)
 def is_flat(self:Taxonomy) -> bool: "Whether the tree has one level: ordinary segmentation."; return self.n_levels == 1
 

