@@ -294,6 +294,7 @@ def test_by_name_and_bad_input():
     loss = HierarchicalLoss(tax)
     assert get_loss(loss, tax) is loss
     for call, message in [
+        (lambda: get_loss('ce', tax, level_weights=[1, 2, 3]), 'level_weights: FlatLoss takes no such'), (lambda: get_loss('treemin', tax, class_weights=[1]), 'class_weights: TreeMinLoss takes no such'),
         (lambda: get_loss('cosine', tax), 'known are hierarchical, flat'), (lambda: get_loss('ce', tax, 'dice'), "use loss='hierarchical'"),
         (lambda: get_loss(loss, other), 'another taxonomy'), (lambda: HierarchicalLoss(tax, 'mse'), 'known are ce, dice, focal'),
         (lambda: HierarchicalLoss(tax, ['ce']), '1 given for 3 levels'), (lambda: HierarchicalLoss(tax, level_weights=[1, -1, 1]), 'give 3 numbers'),

@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 
 from hierseg.selectors import (EmbeddingHead, LeafHead, LevelHeads, MinCostClassSelector, NodeHead, Selector, SimpleClassSelector,
                                SmartClassSelector, get_head, get_selector, lift_prediction, selectors)
-from hierseg.taxonomy import Taxonomy, aggregate_probs
+from hierseg.taxonomy import Taxonomy, aggregate_log_probs, aggregate_probs
 from strategies import CITYSCAPES, PERSON, STREET, trees
 
 CONSISTENT = ['simple', 'topdown', 'mincost', 'bestpath']
@@ -81,6 +81,29 @@ def test_lifting_a_prediction(tree, seed):
     leaf = torch.randint(0, tax.n_leaves, (2, 3, 4), generator=torch.Generator().manual_seed(seed))
     paths = leaf_paths(tax)
     for l, m in enumerate(lift_prediction(leaf, tax)): assert m.flatten().tolist() == [paths[k][l] for k in leaf.flatten().tolist()]
+
+
+@given(trees(), st.integers(0, 1000))
+def test_levels_and_their_gradients_against_autograd(tree, seed):
+    tax = Taxonomy(tree)
+    z = torch.randn(2, tax.n_leaves, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 5
+    grads = []
+    for f in (LeafHead(tax).level_log_probs, lambda x: aggregate_log_probs(x.log_softmax(1), tax)):
+        x = z.clone().requires_grad_()
+        levels = f(x)
+        sum((o * torch.linspace(-1, 2, o.numel(), dtype=o.dtype).view(o.shape)).sum() for o in levels).backward()
+        grads.append([*[o.detach() for o in levels], x.grad])
+    torch.testing.assert_close(*grads)
+
+
+def test_a_class_ruled_out_with_minus_infinity_leaves_the_gradient_finite():
+    tax = Taxonomy(PERSON)
+    z = torch.randn(1, 7, 2, 2)
+    z[:, [3, 5]] = -torch.inf                                     # the whole lower body
+    z.requires_grad_()
+    levels = LeafHead(tax).level_log_probs(z)
+    (levels[0].sum() + levels[1][:, :2].sum()).backward()
+    assert z.grad.isfinite().all()
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
