@@ -67,7 +67,7 @@ decoders = dict(unet='Unet', unetplusplus='UnetPlusPlus', manet='MAnet', linknet
                 deeplabv3='DeepLabV3', deeplabv3plus='DeepLabV3Plus', upernet='UPerNet', segformer='Segformer', dpt='DPT')
 default_encoder, default_vit = 'tf_efficientnet_lite0', 'vit_tiny_patch16_224'
 
-# %% ../../nbs/04_models.zoo.ipynb #c5f0efd6
+# %% ../../nbs/04_models.zoo.ipynb #46627ceb
 def _smp():
     "segmentation_models_pytorch, imported once it is needed."
     try: import segmentation_models_pytorch as smp
@@ -75,13 +75,13 @@ def _smp():
     return smp
 
 def resolve_encoder(
-    encoder, # timm's name ('tf_efficientnet_lite0', 'resnet50.a1_in1k'), or one that only segmentation_models_pytorch has ('mit_b0')
+    encoder, # timm's name ('tf_efficientnet_lite0', 'resnet50.a1_in1k'), or segmentation_models_pytorch's ('mit_b0', 'smp-resnet18')
 ):
     "(name, is it timm's) of an encoder; ValueError with near names for one that neither library knows."
     import timm
-    name = str(encoder).removeprefix('tu-')
+    name, natives = str(encoder).removeprefix('tu-'), sorted(_smp().encoders.encoders)
+    if name.startswith('smp-') and name[4:] in natives: return name[4:], False
     if timm.is_model(name.split('.')[0]): return name, True
-    natives = sorted(_smp().encoders.encoders)
     if name in natives: return name, False
     near = difflib.get_close_matches(name, timm.list_models() + natives, 5, 0.5)
     raise ValueError(f"unknown encoder {encoder!r}{', near are ' + ', '.join(near) if near else ''}: timm.list_models() lists them")
@@ -155,7 +155,7 @@ def timm_state(
     lack = [k for k in want if k not in given]
     raise ValueError(f'{source} does not hold the weights of {name}: {len(lack)} of {len(want)} entries are missing, such as {lack[0]!r}')
 
-# %% ../../nbs/04_models.zoo.ipynb #20770778
+# %% ../../nbs/04_models.zoo.ipynb #15c39166
 class EncoderDecoder(PixelModel):
     "A decoder of segmentation_models_pytorch over a (pretrained) encoder: (B, in_channels, H, W) to (B, out_channels, H, W)."
     def __init__(self,
@@ -175,7 +175,8 @@ class EncoderDecoder(PixelModel):
         net, encoder_params = build_net(cls, name, is_timm, n_in, n_out, dict(decoder_params), encoder_params)
         net, source = load_encoder(net, cls, name, is_timm, n_in, n_out, dict(decoder_params), encoder_params, pretrained)
         if normalization is None: normalization = encoder_normalization(name, is_timm, source)
-        config = {'__class__': f'smp.{cls.__name__}', 'in_channels': n_in, 'out_channels': n_out, 'encoder': name,
+        written = name if resolve_encoder(name)[1] == is_timm else f'smp-{name}'   # a name that both libraries have is timm's
+        config = {'__class__': f'smp.{cls.__name__}', 'in_channels': n_in, 'out_channels': n_out, 'encoder': written,
                   'normalization': [list(map(float, v)) for v in normalization], **decoder_params}
         if encoder_params: config['encoder_params'] = encoder_params
         multiple, least = net_sizes(net)
@@ -375,7 +376,7 @@ def _call(factory, name, n_in, n_out, params):
     if not isinstance(model, nn.Module): raise ValueError(f'the factory of {name} returned {type(model).__name__}, not an nn.Module')
     return model
 
-# %% ../../nbs/04_models.zoo.ipynb #051a1e67
+# %% ../../nbs/04_models.zoo.ipynb #e51e94d9
 def create_model(
     arch,              # name, nn.Module (returned as is), class or function (n_in, n_out, **params), or None with __class__ in model_params
     n_in,              # channels of the images
@@ -389,6 +390,7 @@ def create_model(
     if isinstance(arch, nn.Module):
         if params or encoder or pretrained: raise ValueError(f'{type(arch).__name__} is built already: model_params, encoder and pretrained are for models by name')
         return arch
+    if 'start' in params: raise ValueError(f"model_params say that the model started from {params['start'].get('from')!r}: give start='FOLDER', or leave start out to begin anew")
     cls = params.pop('__class__', None)
     arch = _arch_of(arch, cls)
     n_in, n_out = check_count('n_in', n_in), check_count('n_out', n_out)
@@ -422,7 +424,7 @@ def model_config(
     config = getattr(model, 'config', None)
     return copy.deepcopy(config) if isinstance(config, dict) and '__class__' in config else None
 
-# %% ../../nbs/04_models.zoo.ipynb #4fb40989
+# %% ../../nbs/04_models.zoo.ipynb #79f2c978
 def model_from_config(
     config,      # what `model.config` held
     **overrides, # entries to change, such as out_channels for another tree
@@ -430,7 +432,9 @@ def model_from_config(
     "The model of a config, with random weights; ValueError for an unknown class or key, or one that is missing."
     if not isinstance(config, dict) or '__class__' not in config: raise ValueError(f'a model config is a mapping with __class__, got {config!r}')
     params = {**copy.deepcopy(config), **overrides}
+    if (start := params.pop('start', None)) is not None: return _started(model_from_config(params), start)
     cls = params.pop('__class__')
+    if cls == 'BodyHead': raise ValueError(f"the model was the caller's own {params.get('body')}: pass it again, with head={params.get('head')!r}")
     lack = [k for k in ('in_channels', 'out_channels') if k not in params]
     if lack: raise ValueError(f'the config of {cls} lacks {", ".join(lack)}')
     n_in, n_out = (check_count(k, params.pop(k)) for k in ('in_channels', 'out_channels'))
@@ -439,15 +443,20 @@ def model_from_config(
     if arch in _builtin: return _call(_registry[arch].factory, cls, n_in, n_out, params)
     return _create_named(arch, n_in, n_out, params)
 
-# %% ../../nbs/04_models.zoo.ipynb #8d28170c
+# %% ../../nbs/04_models.zoo.ipynb #de64f9a7
 def splitter(
     model, # any nn.Module
 ):
-    "Parameter groups for fastai: [encoder, decoder and head] where there is a module `encoder`, else all in one."
-    encoder = getattr(model, 'encoder', None)
-    if not isinstance(encoder, nn.Module): return [list(model.parameters())]
-    ids = {id(p) for p in encoder.parameters()}
-    return [list(encoder.parameters()), [p for p in model.parameters() if id(p) not in ids]]
+    "Parameter groups for fastai, oldest first: encoder (a module `encoder`), the rest, and a new head on a finished model (`split_head`)."
+    encoder, head = getattr(model, 'encoder', None), getattr(model, 'split_head', None)
+    parts = [list(m.parameters()) if isinstance(m, nn.Module) else [] for m in (encoder, model.get_submodule(head) if head else None)]
+    ids = {id(p) for part in parts for p in part}
+    return [g for g in (parts[0], [p for p in model.parameters() if id(p) not in ids], parts[1]) if g]
+
+def _started(model, start):
+    "Remember what a model started from, for its config and its parameter groups."
+    model.config, model.split_head = {**model.config, 'start': dict(start)}, start['head']
+    return model
 
 def model_normalization(
     model,  # any nn.Module
