@@ -17,7 +17,7 @@ os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1');   # no look for a newer 
 from fastai.vision.all import *
 import albumentations as A
 
-# %% ../nbs/12_all.ipynb #cb03c9ce
+# %% ../nbs/12_all.ipynb #1d8fb029
 from .taxonomy import *
 from .synthetic import *
 from .plotting import *
@@ -31,10 +31,16 @@ from .models.segnet import *
 from .models.zoo import *
 from .selectors import *
 from .losses import *
+from .published_losses import *
 from .metrics import *
+from .extra_metrics import *
+from .models.transfer import *
 from .learner import *
+from .callbacks import *
+from .interpretation import *
 from .experiment import *
 from .inference import *
+from .comparison import *
 
 # %% ../nbs/12_all.ipynb #5cba1293
 __all__ = [o for o in dir() if not o.startswith('_') and o != 'annotations']

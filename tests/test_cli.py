@@ -209,3 +209,161 @@ def test_unknown_ids_are_refused_with_the_file(people, tmp_path, capsys):
 
 def test_taxonomy_of_the_experiment_is_the_one_it_was_trained_with(experiment, people):
     assert Taxonomy(experiment / 'taxonomy.yaml') == Taxonomy(people / 'classes_hierarchy.yaml')
+
+
+# ---- training from a configuration, checkpoints, comparison
+
+STUDY = """
+augmentations: [RandomSizedCrop, HorizontalFlip, VerticalFlip]
+batch_size: 4
+loss: HierarchicalLoss
+lr: 1e-3
+model_params: {__class__: models.unet.UNet, in_channels: 3, out_channels: 7, channels_array: [4, 8], bottleneck_channels: 8, pool_kernel_size: 2,
+               conv_kernel_size: 3, block_depth: 1, enable_batchnorm: true, act_class: torch.nn.ReLU}
+resample: 1
+"""
+
+
+def read_yaml(path):
+    import yaml
+    return yaml.safe_load(Path(path).read_text())
+
+
+def test_a_configuration_of_the_study_trains_and_comes_back_out(people, tmp_path):
+    (tmp_path / 'study.yaml').write_text(STUDY)
+    assert run('train', people, '--config', tmp_path / 'study.yaml', '--size', 32, '--epochs', 1, '--out', tmp_path / 'a') == 0
+    cfg = read_yaml(tmp_path / 'a/config.yaml')
+    assert cfg['lr'] == 1e-3 and cfg['batch_size'] == 4 and cfg['resample'] == 'lanczos' and cfg['loss']['__class__'] == 'HierarchicalLoss'
+    assert cfg['model_params']['__class__'] == 'UNet' and cfg['model_params']['channels_array'] == [4, 8]
+    assert [t['__class_fullname__'] for t in cfg['augmentations']['transform']['transforms']] == ['RandomSizedCrop', 'HorizontalFlip', 'VerticalFlip']
+    assert run('train', '--config', tmp_path / 'a/config.yaml', '--out', tmp_path / 'b') == 0, 'what was written is read'
+    assert (tmp_path / 'a/model.safetensors').read_bytes() == (tmp_path / 'b/model.safetensors').read_bytes()
+    assert cfg == read_yaml(tmp_path / 'b/config.yaml')
+
+
+@pytest.mark.parametrize('data, options', [
+    ('people', []),
+    ('people', ['--loss', 'ce', '--selector', 'smart', '--class-weights', 'inverse', '--lr', '0.00123456789']),
+    ('street', ['--arch', 'segnet', '--model-params', '{encoder_channels_array: [4, 8], block_depth: 1}', '--augment', 'study', '--valid-pct', '0.25'])])
+def test_the_configuration_of_an_experiment_gives_the_same_training(request, tmp_path, data, options):
+    data = request.getfixturevalue(data)
+    assert run('train', data, '--epochs', 1, '--out', tmp_path / 'a', *SMALL, *options) == 0
+    assert run('train', '--config', tmp_path / 'a/config.yaml', '--out', tmp_path / 'b') == 0
+    assert (tmp_path / 'a/model.safetensors').read_bytes() == (tmp_path / 'b/model.safetensors').read_bytes()
+    assert (tmp_path / 'a/valid_id.txt').read_text() == (tmp_path / 'b/valid_id.txt').read_text()
+
+
+def test_what_is_typed_goes_before_the_file(people, tmp_path):
+    (tmp_path / 'study.yaml').write_text(STUDY + 'epochs: 7\nseed: 3\n')
+    config = ['--config', tmp_path / 'study.yaml']
+    assert run('train', people, *config, '--size', 32, '--epochs', 1, '--lr', '0.002', '--base-loss', 'dice', '--model-params', '{bottleneck_channels: 4}', '--out', tmp_path / 'a') == 0
+    cfg = read_yaml(tmp_path / 'a/config.yaml')
+    assert (cfg['epochs'], cfg['lr'], cfg['seed'], cfg['batch_size']) == (1, .002, 3, 4) and 'dice' in str(cfg['loss']['base_loss']).lower()
+    assert cfg['model_params']['bottleneck_channels'] == 4 and cfg['model_params']['channels_array'] == [4, 8]
+    assert run('train', people, '--config', tmp_path / 'a/config.yaml', '--loss', 'ce', '--arch', 'segnet', '--model-params', '{encoder_channels_array: [4, 8]}', '--out', tmp_path / 'b') == 0
+    cfg = read_yaml(tmp_path / 'b/config.yaml')
+    assert cfg['model_params']['__class__'] == 'SegNet' and cfg['loss']['__class__'] == 'FlatLoss' and cfg['lr'] == .002
+
+
+BAD_CONFIGS = {
+    'unknown key': ('learning_rate: 1', 'learning_rate: unknown; known keys are'), 'bad lr': ('lr: fast', 'lr'), 'bad epochs': ('epochs: 0', 'epochs'),
+    'no mapping': ('[1, 2]', 'mapping'), 'no yaml': ('lr: [', 'bad.yaml'), 'unknown transform': ('augmentations: [Fly]', 'Fly'), 'unknown loss': ('loss: MSELoss', 'MSELoss'),
+    'stranger in the loss': ('loss: {__class__: HierarchicalLoss, magic: 1}', 'magic'), 'unknown model': ('model_params: {__class__: VNet}', 'VNet'),
+    'unknown filter': ('resample: 9', 'resample'), 'runs code': ('loss: !!python/name:os.system', 'bad.yaml'), 'bad checkpoints': ('checkpoints: some', 'checkpoints'),
+    'bad size': ('size: [1, 2, 3]', 'size'), 'bad monitor': ('monitor: speed', 'speed'), 'bad selector': ('selector: {__class__: magic}', 'magic')}
+
+
+@pytest.mark.parametrize('text, says', BAD_CONFIGS.values(), ids=BAD_CONFIGS)
+def test_a_bad_configuration_is_one_line(text, says, people, tmp_path, capsys):
+    (tmp_path / 'bad.yaml').write_text(text)
+    assert run('train', people, '--config', tmp_path / 'bad.yaml', '--out', tmp_path / 'e', *(SMALL[:2] if 'model' not in text else []),
+               *(['--size', 32] if 'size' not in text else [])) == 2
+    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith('hierseg:')]
+    assert len(err) == 1 and says in err[0] and not (tmp_path / 'e').exists()
+
+
+def test_augmentations_from_a_file(people, tmp_path):
+    (tmp_path / 'flips.yaml').write_text('[HorizontalFlip, {Rotate: {limit: 10}}]')
+    assert run('train', people, '--epochs', 1, '--augment', tmp_path / 'flips.yaml', '--out', tmp_path / 'e', *SMALL) == 0
+    assert len(read_yaml(tmp_path / 'e/config.yaml')['augmentations']['transform']['transforms']) == 2
+
+
+@pytest.fixture(scope='module')
+def kept(people, tmp_path_factory):
+    "A run that kept every epoch, and the flat baseline, which kept the best two of three."
+    out = tmp_path_factory.mktemp('kept')
+    assert run('train', people, '--epochs', 2, '--checkpoints', 'all', '--out', out / 'hier', *SMALL) == 0
+    assert run('train', people, '--epochs', 3, '--checkpoints', 'best:2', '--monitor', 'valid_loss', '--loss', 'ce', '--out', out / 'flat', *SMALL) == 0
+    return out
+
+
+def test_all_checkpoints_are_scored_and_drawn(kept, tmp_path, capsys):
+    import csv
+    assert len(list((kept / 'flat/checkpoints').iterdir())) == 2
+    assert run('validate', kept / 'hier', '--all-checkpoints', '--at', 'input', '--levels', 'level_1,level_3') == 0
+    rows = list(csv.DictReader((kept / 'hier/checkpoints.csv').open()))
+    history = list(csv.DictReader((kept / 'hier/history.csv').open()))
+    assert [r['epoch'] for r in rows] == ['0', '1']
+    for a, b in zip(rows, history):
+        assert [float(a[f'miou_level_{i}_simple']) for i in (1, 2, 3)] == pytest.approx([float(b[f'miou_level_{i}']) for i in (1, 2, 3)], abs=2e-6)
+        assert float(a['valid_loss']) == float(b['valid_loss']) and float(a['miou_image_se_level_1_smart']) >= 0
+    assert (kept / 'hier/checkpoints.png').stat().st_size > 10_000
+    assert run('predict', kept / 'hier', next((kept / 'hier').glob('*.png')), '--weights', 'epoch_000', '--out', tmp_path / 'm') == 0
+    capsys.readouterr()
+    assert run('validate', kept / 'hier', '--all-checkpoints', '--ids', kept / 'hier/train_id.txt') == 2 and '--out' in capsys.readouterr().err
+
+
+def test_validate_leaves_its_scores_where_compare_finds_them(kept, people, tmp_path, capsys):
+    assert run('validate', kept / 'flat') == 0 and run('validate', kept / 'flat', '--at', 'input') == 0
+    assert run('validate', kept / 'flat', '--ids', kept / 'flat/train_id.txt', '--json', tmp_path / 'other.json') == 0
+    scores = json.loads((kept / 'flat/scores.json').read_text())
+    assert scores['at'] == 'native' and scores['images'] == 4 and json.loads((kept / 'flat/scores_input.json').read_text())['at'] == 'input'
+    capsys.readouterr()
+    assert run('compare', kept / 'hier', kept / 'flat', '--csv', tmp_path / 'c.csv', '--out', tmp_path / 'figures') == 0
+    import pandas as pd
+    table = pd.read_csv(tmp_path / 'c.csv').set_index('name')
+    assert set(table.index) == {'hier', 'flat'} and table.loc['flat', 'loss'] == 'flat/ce' and list(table.loc[['hier', 'flat'], 'epochs']) == [2, 3]
+    assert table.loc['flat', 'native_level_3'] == pytest.approx(scores['selectors']['simple']['levels']['level_3']['miou']) and np.isnan(table.loc['hier', 'native_level_3'])
+    assert table['best_level_3'].is_monotonic_decreasing and capsys.readouterr().out.startswith('| name') and (tmp_path / 'figures/comparison.png').is_file()
+
+
+def test_compare_shows_blanks_for_classes_of_another_tree(kept, street, tmp_path, capsys):
+    assert run('train', street, '--valid-pct', '0.25', '--epochs', 1, '--out', tmp_path / 'hier', *SMALL) == 0
+    capsys.readouterr()
+    assert run('compare', kept / 'hier', tmp_path / 'hier', '--csv', tmp_path / 'c.csv') == 0
+    assert 'other classes' in capsys.readouterr().err
+    import pandas as pd
+    table = pd.read_csv(tmp_path / 'c.csv').set_index('name')
+    assert len(table) == 2 and all(n.endswith('/hier') for n in table.index) and table.loc[f'{tmp_path.name}/hier', [c for c in table if 'level' in c]].isna().all()
+
+
+MORE_REFUSED = {
+    'resume with options': (['train', '--resume', '{kept}/hier', '--epochs', '9'], '--epochs'),
+    'no checkpoints': (['validate', '{experiment}', '--all-checkpoints'], '--checkpoints all'),
+    'unknown level': (['validate', '{kept}/hier', '--all-checkpoints', '--levels', 'level_9'], 'level_9'),
+    'unknown weights': (['validate', '{kept}/hier', '--weights', 'epoch_009'], 'epoch_009'),
+    'compare nothing': (['compare', '{people}'], 'config.yaml'),
+    'compare by a stranger': (['compare', '{kept}/hier', '--sort', 'speed'], 'speed'),
+    'bad monitor': (['train', '{people}', '--monitor', 'speed', '--size', '32', *SMALL[:2]], 'speed'),
+    'bad checkpoints': (['train', '{people}', '--checkpoints', 'best:0'], 'best:0'),
+    'negative seed': (['train', '{people}', '--seed', '-1'], '--seed'),
+    'mask over a photograph': (['predict', '{kept}/hier', '{png}', '--out', '.'], 'over it'),
+    'config missing': (['train', '{people}', '--config', 'none.yaml'], 'none.yaml'),
+}
+
+
+@pytest.mark.parametrize('argv, says', MORE_REFUSED.values(), ids=MORE_REFUSED)
+def test_more_mistakes_are_one_line_and_leave_nothing(argv, says, people, experiment, kept, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new('RGB', (20, 20)).save('photo.png')
+    assert run(*[a.format(people=people, experiment=experiment, kept=kept, png='photo.png') if '{channels' not in a else a for a in argv]) == 2
+    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith('hierseg') and not line.startswith('hierseg train: error: the')]
+    assert len(err) == 1 and says in err[0], err
+    assert [p.name for p in Path().iterdir()] == ['photo.png']
+
+
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(people, tmp_path, capsys, monkeypatch):
+    import hierseg.experiment as ex
+    monkeypatch.setattr(ex, 'save_resume_state', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
+    assert run('train', people, '--epochs', 3, '--out', tmp_path / 'e', *SMALL) == 130
+    assert f"hierseg: interrupted after epoch 1 of 3; go on with: hierseg train --resume {tmp_path / 'e'}" in capsys.readouterr().err

@@ -48,7 +48,7 @@ def test_star_import_gives_a_notebook_everything():
     import hierseg.all as everything
     names = set(everything.__all__)
     assert {'Taxonomy', 'HierMaskBlock', 'HierDataLoaders', 'hier_learner', 'HierarchicalLoss', 'SimpleClassSelector', 'SmartClassSelector',
-            'create_convolution_block', 'UNet', 'SegNet', 'aggregate_probs', 'decompose_mask', 'load_experiment', 'ExperimentCallback',
+            'create_convolution_block', 'TreeMinLoss', 'BoundaryLoss', 'SelectorScores', 'SelectorSwitch', 'HierInterpretation', 'compare_experiments', 'UNet', 'SegNet', 'aggregate_probs', 'decompose_mask', 'load_experiment', 'ExperimentCallback',
             'DataBlock', 'Path', 'np', 'torch', 'plt', 'A'} <= names
     assert everything.A.__name__ == 'albumentations' and everything.DiceLoss.__module__ == 'hierseg.losses'
 
