@@ -87,13 +87,15 @@ def _keep(s):
     if s != 'all' and not re.fullmatch(r'best:[1-9][0-9]*', s): raise argparse.ArgumentTypeError(f"{s!r} is not understood; write all, or best:3 for the three best")
     return s
 
-# %% ../nbs/11_cli.ipynb #68ed23a4
+# %% ../nbs/11_cli.ipynb #7284a98d
 def _size(s):
     "An argparse type: `256`, or `HEIGHTxWIDTH`."
     try: v = [int(o) for o in s.lower().split('x')]
     except ValueError: v = []
     if len(v) not in (1, 2) or min(v, default=0) < 1: raise argparse.ArgumentTypeError(f"{s!r} is no size; write 256, or 240x320 for height x width")
     return v[0] if len(v) == 1 else tuple(v)
+
+def _list(s): return [o.strip() for o in s.split(',') if o.strip()]
 
 def _params(s):
     "An argparse type: a mapping written as YAML, or the name of a file that holds one."
@@ -168,7 +170,7 @@ def _write_json(path, content):
     from hierseg.experiment import write_atomic
     write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + '\n')
 
-# %% ../nbs/11_cli.ipynb #33e94b26
+# %% ../nbs/11_cli.ipynb #000138b2
 def _add_train(p):
     "How to train."
     g = p.add_argument_group('split')
@@ -181,12 +183,13 @@ def _add_train(p):
     g.add_argument('--model-params', type=_params, metavar='YAML', help="arguments of the model, inline or a file: '{channels_array: [16, 32, 64], bottleneck_channels: 64}'")
     g.add_argument('--encoder', help="a timm encoder instead of a network from scratch: tf_efficientnet_lite0")
     g.add_argument('--pretrained', default='imagenet', metavar='FILE', help="weights for --encoder: imagenet, none, or a weights file")
+    g.add_argument('--start', metavar='FROM', help="go on from a finished model: an experiment on another tree, or a checkpoint folder of segmentation_models_pytorch")
     g.add_argument('--loss', default='hierarchical', help="hierarchical, ce, dice or focal for a flat baseline, or another loss by name")
     g.add_argument('--base-loss', default='ce', help="what the hierarchical loss sums over the levels: ce, dice or focal")
     g.add_argument('--class-weights', metavar='SCHEME', help="inverse, sqrt_inverse, median or effective")
     g.add_argument('--selector', default='simple', help="simple, smart, topdown, bestpath or mincost")
 
-# %% ../nbs/11_cli.ipynb #4346a0ad
+# %% ../nbs/11_cli.ipynb #f73dff63
 def _add_schedule(p):
     "Data preparation and schedule."
     g = p.add_argument_group('data preparation')
@@ -200,6 +203,8 @@ def _add_schedule(p):
     g.add_argument('--seed', type=_between(0, 2**32 - 1), default=42, help="same seed, same result")
     g.add_argument('--workers', type=_between(0, 1024), default=0, help="processes that load data")
     g.add_argument('--monitor', metavar='METRIC', help="also keep the best epoch by this column, such as miou_level_3")
+    g.add_argument('--score-selectors', type=_list, metavar='S,…', help="also score these selectors each epoch, side by side: simple,smart")
+    g.add_argument('--triples-every', type=_positive(int), metavar='K', help="save image, truth and prediction by level every K epochs")
     g.add_argument('--checkpoints', type=_keep, metavar='all|best:K', help="also keep the weights of every epoch, or of the K best by --monitor")
     p.add_argument('--out', type=Path, metavar='DIR', help="the experiment's folder; 'DATA_ARCH date' in the current folder by default")
     p.add_argument('--resume', type=Path, metavar='EXPERIMENT', help="go on with a run that was interrupted")
@@ -219,10 +224,10 @@ def _file_of(args, name):
     value = getattr(args, name)
     return str(Path(value).resolve()) if value and Path(value).exists() else str(value) if value else None
 
-# %% ../nbs/11_cli.ipynb #dea02d64
+# %% ../nbs/11_cli.ipynb #0a9681fe
 _CONFIG = dict(arch='arch', encoder='encoder', pretrained='pretrained', model_params='model_params', loss='loss', base_loss='base_loss', class_weights='class_weights',
                selector='selector', size='size', resample='resample', augment='augmentations', bs='batch_size', workers='num_workers', epochs='epochs', lr='lr', seed='seed',
-               monitor='monitor', checkpoints='checkpoints')
+               monitor='monitor', checkpoints='checkpoints', score_selectors='score_selectors', triples_every='triples_every')
 
 def _config_of(args):
     "What to train, from options, file and defaults."
@@ -266,7 +271,7 @@ def _where(args):
                train_ids=_file_of(args, 'train_ids'), valid_ids=_file_of(args, 'valid_ids'), valid_pct=args.valid_pct)
     return {k: v for k, v in out.items() if v is not None}
 
-# %% ../nbs/11_cli.ipynb #d03d4a2f
+# %% ../nbs/11_cli.ipynb #17013ce3
 def run_train(args):
     "hierseg train"
     if args.resume: return _resume(args)
@@ -280,11 +285,19 @@ def run_train(args):
     folder = folder or experiment_folder(f"{args.data.resolve().name}_{_arch_name(cfg)}")
     seed_everything(cfg['seed'])
     dls = data_from_config(cfg, args.data, tax, images=args.images, masks=args.masks, train_ids=args.train_ids, valid_ids=args.valid_ids, valid_pct=args.valid_pct)
-    learn = learner_from_config(cfg, dls)
+    learn = learner_from_config(cfg, dls, **_start(args, cfg))
     print(f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate with; writing to {folder}", file=sys.stderr)
     with _interruptible(folder, cfg['epochs']):
-        train_experiment(learn, folder, cfg['epochs'], slice(*lr) if isinstance(lr, list) else lr, cfg['seed'], cfg.get('monitor'), _where(args), checkpoints=cfg.get('checkpoints'))
+        train_experiment(learn, folder, cfg['epochs'], slice(*lr) if isinstance(lr, list) else lr, cfg['seed'], cfg.get('monitor'), _where(args), checkpoints=cfg.get('checkpoints'),
+                         score_selectors=cfg.get('score_selectors'), triples_every=cfg.get('triples_every'))
     print(folder)
+
+def _start(args, cfg):
+    "What --start means to `hier_learner`: the finished model says its own architecture."
+    if not args.start: return {}
+    if {'arch', 'model_params', 'encoder'} & {*getattr(args, 'typed', {})}: raise UsageError("--start: the finished model brings its own architecture; leave --arch, --model-params and --encoder out")
+    cfg.pop('arch', None), cfg.pop('model_params', None)
+    return dict(start=args.start)
 
 def _arch_name(cfg): return cfg.get('arch') or str(cfg['model_params']['__class__']).rsplit('.', 1)[-1].lower()
 

@@ -9,7 +9,7 @@ __all__ = ['CUSTOM', 'encode_mask', 'class_indices', 'TensorHierMask', 'TensorHi
            'CheckSizes', 'KeepTaxonomy', 'HierImageBlock', 'HierMaskBlock', 'HierResize', 'HierAugment', 'show_figure',
            'data_config', 'SameSize', 'HierDataLoaders', 'class_frequencies']
 
-# %% ../nbs/03_data.ipynb #e61782a2
+# %% ../nbs/03_data.ipynb #b388190b
 import inspect, os, random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +20,7 @@ from PIL import Image
 from fastai.data.all import DataLoaders, Datasets, IntToFloatTensor, Normalize, TfmdDL, ToTensor, TransformBlock
 from fastai.torch_core import TensorImage, TensorMask, default_device
 from fastai.vision.core import PILImage, PILMask, imagenet_stats
+import fastai.vision.data   # first: of two show methods that fit, plum may take the one registered later
 from fastcore.basics import num_cpus, patch
 from fastcore.meta import delegates
 from fasttransform import ItemTransform, Transform

@@ -188,7 +188,7 @@ def find_images(
         seen[f.stem] = f
     return list(seen.values())
 
-# %% ../nbs/10_inference.ipynb #414001b2
+# %% ../nbs/10_inference.ipynb #cca06004
 def _save_png(path, array): write_atomic(path, lambda tmp: Image.fromarray(array).save(tmp, format='PNG'))
 
 def predict_to_folder(
@@ -203,12 +203,24 @@ def predict_to_folder(
     "Write a mask of raw ids, at the image's own size, for each image."
     out, tax, written = Path(out), learn.taxonomy, []
     if out.exists() and not out.is_dir(): raise DataError(f"{out}: is a file; name a folder")
+    names = _output_names(images, out, tax.level_names if levels else [], overlays)
     out.mkdir(parents=True, exist_ok=True)
     for i, (image, masks) in enumerate(predict_masks(learn, images, bs=bs)):
-        files = {f'{Path(image).stem}.png': tax.decode(masks[-1])}
-        if levels: files.update({f'{Path(image).stem}_{n}.png': tax.decode(m, l) for l, (n, m) in enumerate(zip(tax.level_names, masks))})
-        if overlays: files[f'{Path(image).stem}_overlay.png'] = overlay(np.asarray(read_image(image)), masks[-1], tax)
-        for name, array in files.items(): _save_png(out/name, array)
-        written += [out/name for name in files]
+        arrays = [tax.decode(masks[-1])] + [tax.decode(m, l) for l, m in enumerate(masks) if levels]
+        if overlays: arrays.append(overlay(np.asarray(read_image(image)), masks[-1], tax))
+        for path, array in zip(names[image], arrays): _save_png(path, array)
+        written += names[image]
         if progress: progress(i + 1, len(images))
     return written
+
+def _output_names(images, out, level_names, overlays):
+    "The files of each image; refused where two would be the same, or where one is an input."
+    endings = ['', *(f'_{n}' for n in level_names), *(['_overlay'] if overlays else [])]
+    names, taken, inputs = {}, {}, {Path(i).resolve() for i in images}
+    for image in images:
+        names[image] = [out/f'{Path(image).stem}{e}.png' for e in endings]
+        for f in names[image]:
+            if f.resolve() in inputs: raise DataError(f"{f}: is one of the images; write the masks to another folder")
+            if f in taken: raise DataError(f"{image}: would be written to {f.name}, and so would {taken[f]}; predict them into different folders")
+            taken[f] = image
+    return names

@@ -500,7 +500,7 @@ def _curves(cols, tax=None):
         out.setdefault(base[5:], []).append((k, k[len(base)+1:]))
     return out
 
-# %% ../nbs/02_plotting.ipynb #8462874a
+# %% ../nbs/02_plotting.ipynb #8be89868
 _LINES = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#6A3D9A', '#7F7F7F']   # Okabe-Ito, yellow and black replaced
 _DASHES = ['-', '--', ':', '-.']
 
@@ -514,9 +514,10 @@ def _axes(ax, title, **limits):
     for s in ('top', 'right'): ax.spines[s].set_visible(False)
 
 def _key(ax, lines):
-    "A legend in one line at the upper right, from a dict label -> (color, style)"
+    "A legend in one line at the upper right, or inside where names are long, from a dict label -> (color, style)"
     handles = [Line2D([], [], color=c, ls=s, lw=1.8, label=k) for k, (c, s) in lines.items()]
-    ax.legend(handles=handles, fontsize=8, frameon=False, loc='lower right', bbox_to_anchor=(1.02, .98), ncol=2 if len(handles) > 3 else 3, columnspacing=1, handlelength=1.8)
+    where = dict(loc='best') if sum(map(len, lines)) > 26 else dict(loc='lower right', bbox_to_anchor=(1.02, .98))
+    ax.legend(handles=handles, fontsize=8, frameon=False, **where, ncol=2 if len(handles) > 3 else 3, columnspacing=1, handlelength=1.8)
 
 # %% ../nbs/02_plotting.ipynb #40d30ff2
 def _line(ax, x, y, color, style='-'):

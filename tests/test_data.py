@@ -616,3 +616,12 @@ def test_the_study_tree_too(tmp_path):
     d = make_folder(tmp_path/'p', values=np.arange(7, dtype=np.uint8))
     dls = loaders(d, PERSON)
     assert dls.c == 7 and set(torch.cat([y for _, y in dls.valid]).unique().tolist()) <= set(range(7))
+
+
+def test_our_show_methods_win_whatever_is_imported_later():
+    import subprocess, sys
+    code = ("import hierseg.data as d, hierseg.learner\nimport fastai.vision.all\nimport torch\nfrom fastai.data.core import show_batch, show_results\n"
+            "x, y = fastai.vision.all.TensorImage(torch.zeros(3, 4, 4)), d.TensorHierMask(torch.zeros(4, 4))\n"
+            "for f, args in ((show_batch, (x, y, [])), (show_results, (x, y, [], []))):\n"
+            "    assert f.resolve_method(args)[0].__module__.startswith('hierseg'), f")
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)

@@ -140,5 +140,10 @@ def test_refusals_name_the_file(learn, folder, tmp_path):
     (tmp_path / 'empty').mkdir()
     with pytest.raises(DataError, match='no images'):
         find_images([tmp_path / 'empty'])
+    Image.new('RGB', (20, 20)).save(tmp_path / 'a_overlay.jpg')
+    with pytest.raises(DataError, match='a_overlay.*different folders'):
+        predict_to_folder(learn, [tmp_path / 'a.png', tmp_path / 'a_overlay.jpg'], tmp_path / 'out')
+    with pytest.raises(DataError, match='one of the images'):
+        predict_to_folder(learn, [tmp_path / 'a.png'], tmp_path)
     with pytest.raises(DataError, match='is a file'):
         predict_to_folder(learn, [tmp_path / 'a.png'], tmp_path / 'small.png')

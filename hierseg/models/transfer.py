@@ -381,7 +381,7 @@ def start_model(
     if verbose: print(out.started)
     return out
 
-# %% ../../nbs/04_models.transfer.ipynb #af114d5a
+# %% ../../nbs/04_models.transfer.ipynb #a90a73f6
 def create_or_start(
     arch,        # as for `create_model`
     n_in,        # channels of the images
@@ -400,5 +400,5 @@ def create_or_start(
         model = create_model(arch, n_in, head.n_channels, model_params, encoder=encoder, pretrained=pretrained)
         return model if name is None else with_head(model, name, head.n_channels)
     given = dict(arch=None if own or arch in (None, 'unet') else arch, model_params=model_params, encoder=encoder, pretrained=pretrained)
-    if said := [k for k, v in given.items() if v is not None]: raise ValueError(f"start={str(start)!r} brings its own network: leave out {', '.join(said)}")
+    if said := [k for k, v in given.items() if v not in (None, {})]: raise ValueError(f"start={str(start)!r} brings its own network: leave out {', '.join(said)}")
     return start_model(start, head, arch if own else None, name)
