@@ -58,21 +58,21 @@ class ExtraColumns(Callback):
     def after_fit(self): self._give_back()
     def columns(self): "Pairs of a metric and the one it stands in for, or None."; raise NotImplementedError
 
-# %% ../nbs/08a_callbacks.ipynb #c6f07c64
-def _lend(self, pairs):
+# %% ../nbs/08a_callbacks.ipynb #026de848
+@patch
+def _lend(self:ExtraColumns, pairs):
     "Put the metrics in, each in the place of the one it stands in for."
     self.__dict__['_lent'] = pairs
     here = [next((new for new, old in pairs if old is m), m) for m in self.learn.metrics]
     self.learn.metrics = here + [new for new, old in pairs if old is None]
 
-def _give_back(self):
+@patch
+def _give_back(self:ExtraColumns):
     "The learner's metrics as they were."
     pairs = self.__dict__.pop('_lent', None)
     if not pairs or self.learn is None: return
     here = [next((old for new, old in pairs if new is m), m) for m in self.learn.metrics]
     self.learn.metrics = [m for m in here if m is not None]
-
-ExtraColumns._lend, ExtraColumns._give_back = _lend, _give_back
 
 # %% ../nbs/08a_callbacks.ipynb #992aa66a
 class _ScoreStream(_Stream):
@@ -117,8 +117,9 @@ class SelectorScores(ExtraColumns):
         if hasattr(self.learn, 'selector_switch'): return found      # any of them may become active
         return {n: s for n, s in found.items() if s.config != active.config}
 
-# %% ../nbs/08a_callbacks.ipynb #fe89af39
-def _score_columns(self):
+# %% ../nbs/08a_callbacks.ipynb #66c120ba
+@patch
+def columns(self:SelectorScores):
     tax, old = _tree_of(self.learn, self), [m for m in self.learn.metrics if isinstance(m, LevelMetric)]
     scored, active = self._scored(), level_mious(tax, **self.kwargs)
     self.stream = _ScoreStream(tax, {**{m.selector: m.selector for m in [*active, *old]}, **scored})
@@ -132,15 +133,12 @@ def _tree_of(learn, who):
     if tax is None: raise ValueError(f"{type(who).__name__}: the learner's loss {type(learn.loss_func).__name__} has no taxonomy; use hier_learner")
     return tax
 
-SelectorScores.columns = _score_columns
-
-# %% ../nbs/08a_callbacks.ipynb #82de2042
-def _give_back_scores(self):
+# %% ../nbs/08a_callbacks.ipynb #085d4c8b
+@patch
+def _give_back(self:SelectorScores):
     for new, old in self.__dict__.get('_lent', []):
         if old is not None and new.stream.conf is not None: old.stream.conf = new.stream.conf
     ExtraColumns._give_back(self)
-
-SelectorScores._give_back = _give_back_scores
 
 # %% ../nbs/08a_callbacks.ipynb #8955a4b0
 Switch = namedtuple('Switch', 'epoch old new score')
@@ -158,8 +156,9 @@ class SelectorSwitch(Callback):
         if at is not None and (isinstance(at, bool) or not isinstance(at, (int, np.integer)) or at < 0): raise ValueError(f"SelectorSwitch: at={at!r}; give an epoch, 0 or more")
         self.to, self.at, self.monitor, self.log = to, at, monitor, []
 
-# %% ../nbs/08a_callbacks.ipynb #4551ccdc
-def _switch(self, to, name=None, old=None, score=None):
+# %% ../nbs/08a_callbacks.ipynb #2fafef72
+@patch
+def _switch(self:SelectorSwitch, to, name=None, old=None, score=None):
     "Make a selector the active one, and write it down."
     learn = self.learn
     before, new = learn.loss_func.selector, get_selector(to, learn.loss_func.taxonomy, learn.loss_func.head)
@@ -170,25 +169,24 @@ def _switch(self, to, name=None, old=None, score=None):
     why = '' if score is None else f', {self.monitor} {score:.4f} instead of {old:.4f}'
     print(f'epoch {learn.epoch}: selector {self.log[-1].old} -> {self.log[-1].new}{why}')
 
-SelectorSwitch._switch = _switch
-
-# %% ../nbs/08a_callbacks.ipynb #280fa5e9
-def _switch_before_fit(self):
+# %% ../nbs/08a_callbacks.ipynb #6d2edba6
+@patch
+def before_fit(self:SelectorSwitch):
     if _idle(self.learn): return
     _tree_of(self.learn, self)
     if self.monitor is None: get_selector(self.to, self.learn.loss_func.taxonomy, self.learn.loss_func.head)
     elif missing := [c for c in (self.monitor, *self._candidates().values()) if c not in self.recorder.metric_names]:
         raise ValueError(f"SelectorSwitch: {missing[0]} is no column of the training table; it has {', '.join(self.recorder.metric_names[1:-1])}")
 
-def _switch_before_train(self):
+@patch
+def before_train(self:SelectorSwitch):
     if self.monitor is not None or _idle(self.learn): return
     if self.epoch >= self.at: self._switch(self.to)
     elif self.epoch == 0 and self.at >= self.n_epoch: warnings.warn(f"SelectorSwitch: at={self.at}, but this training ends with epoch {self.n_epoch - 1}")
 
-SelectorSwitch.before_fit, SelectorSwitch.before_train = _switch_before_fit, _switch_before_train
-
-# %% ../nbs/08a_callbacks.ipynb #e91bf207
-def _candidates(self):
+# %% ../nbs/08a_callbacks.ipynb #b613ad4f
+@patch
+def _candidates(self:SelectorSwitch):
     "The monitored column of each scored selector."
     names = dict.fromkeys(m.selector for m in self.learn.metrics if isinstance(m, LevelMetric) and m.selector != 'active')
     if not names: raise ValueError("SelectorSwitch: monitor= needs scores to choose by; add SelectorScores(['simple', 'smart']) to the callbacks")
@@ -200,10 +198,9 @@ def _row(learn):
     names = names[1:-1] if learn.recorder.add_time else names[1:]
     return dict(zip(names, values[-1])) if values and len(values[-1]) == len(names) else {}
 
-SelectorSwitch._candidates = _candidates
-
-# %% ../nbs/08a_callbacks.ipynb #d3b187d0
-def _switch_after_epoch(self):
+# %% ../nbs/08a_callbacks.ipynb #338203b6
+@patch
+def after_epoch(self:SelectorSwitch):
     if self.monitor is None or _idle(self.learn) or not (row := _row(self.learn)): return
     sign, objects = -1 if 'error' in self.monitor or 'loss' in self.monitor else 1, self._objects()
     scores = {n: row[c] for n, c in self._candidates().items() if row[c] is not None and not np.isnan(row[c])}
@@ -211,9 +208,8 @@ def _switch_after_epoch(self):
     best, old = max(scores, key=lambda n: sign * scores[n]), row[self.monitor]
     if np.isnan(old) or sign * scores[best] > sign * old: self._switch(objects.get(best, best), best, old, scores[best])
 
-def _objects(self): return {n: s for cb in self.learn.cbs if isinstance(cb, SelectorScores) for n, s in cb.selectors.items()}
-
-SelectorSwitch.after_epoch, SelectorSwitch._objects = _switch_after_epoch, _objects
+@patch
+def _objects(self:SelectorSwitch): return {n: s for cb in self.learn.cbs if isinstance(cb, SelectorScores) for n, s in cb.selectors.items()}
 
 # %% ../nbs/08a_callbacks.ipynb #4cab669e
 def loss_term_names(
@@ -241,19 +237,19 @@ class LossTerms(ExtraColumns):
         self.sums[self._phase()] = [sums[0] + bs * now, sums[1] + bs]
     def _phase(self): return 'train' if self.training else 'valid'
 
-# %% ../nbs/08a_callbacks.ipynb #79e15400
-def _term_columns(self):
+# %% ../nbs/08a_callbacks.ipynb #30e2bdf7
+@patch
+def columns(self:LossTerms):
     self.sums, self.terms = {}, loss_term_names(self.learn)
     rec, phases = self.recorder, ('train', 'valid')
     if rec.train_metrics and rec.valid_metrics: return [(ValueMetric(lambda i=i: self._value(self._phase(), i), f'loss_{n}'), None) for i, n in enumerate(self.terms)]
     return [(ValueMetric(lambda p=p, i=i: self._value(p, i), f'{p}_loss_{n}'), None) for p in phases for i, n in enumerate(self.terms)]
 
-def _value(self, phase, i):
+@patch
+def _value(self:LossTerms, phase, i):
     "Mean over the epoch's images; None where there was no batch."
     total, count = self.sums.get(phase, (0., 0))
     return (total / count)[i] if count else None
-
-LossTerms.columns, LossTerms._value = _term_columns, _value
 
 # %% ../nbs/08a_callbacks.ipynb #c6e83e6d
 def sample_triples(
@@ -306,21 +302,25 @@ class ShowTriples(Callback):
         if idxs is not None and not len(idxs): raise ValueError("ShowTriples: idxs is empty; name the positions of some validation images")
         self.every, self.n, self.idxs, self.folder, self.show, self.handle = every, n, idxs, folder, show, None
 
-# %% ../nbs/08a_callbacks.ipynb #34241b6c
+# %% ../nbs/08a_callbacks.ipynb #76523de9
 def _in_notebook():
     from IPython import get_ipython
     return get_ipython() is not None
 
-def _target(self):
+@patch
+def _target(self:ShowTriples):
     "The folder to save into: as given, or the experiment's."
     if self.folder is not None: return Path(self.folder)
     experiment = self._experiment()
     return Path(experiment.folder) if experiment is not None and experiment.folder else None
 
-def _experiment(self): return next((cb for cb in self.learn.cbs if cb.name == 'experiment'), None)
-def _shows(self): return _in_notebook() if self.show is None else self.show
+@patch
+def _experiment(self:ShowTriples): return next((cb for cb in self.learn.cbs if cb.name == 'experiment'), None)
+@patch
+def _shows(self:ShowTriples): return _in_notebook() if self.show is None else self.show
 
-def _triples_before_fit(self):
+@patch
+def before_fit(self:ShowTriples):
     "Find out what is impossible before an epoch is spent."
     self.handle, n = None, len(self.dls.valid_ds)
     if _idle(self.learn): return
@@ -330,16 +330,16 @@ def _triples_before_fit(self):
         raise ValueError("ShowTriples: there is no notebook to show pictures in; give folder= to save them")
     if self.folder is not None and Path(self.folder).exists() and not Path(self.folder).is_dir(): raise ValueError(f"{self.folder}: is a file; ShowTriples needs a folder")
 
-ShowTriples._target, ShowTriples._experiment, ShowTriples._shows, ShowTriples.before_fit = _target, _experiment, _shows, _triples_before_fit
-
-# %% ../nbs/08a_callbacks.ipynb #090c0352
-def _triples_after_epoch(self):
+# %% ../nbs/08a_callbacks.ipynb #2cc9a2f9
+@patch
+def after_epoch(self:ShowTriples):
     if _idle(self.learn) or not _row(self.learn) or (self.epoch % self.every and self.epoch < self.n_epoch - 1): return
     fig, folder = self.figure(), self._target()
     if folder is not None: save_figure(fig, folder/f'triples_epoch_{self.epoch:03d}.png')
     if self._shows(): self._display(fig)
 
-def _triples(self): # A matplotlib figure
+@patch
+def figure(self:ShowTriples): # A matplotlib figure
     "The picture as it is now."
     dl, n = self.dls[1], len(self.dls.valid_ds)
     idxs = np.unique(np.linspace(0, n - 1, min(self.n, n)).round().astype(int)) if self.idxs is None else self.idxs
@@ -347,17 +347,14 @@ def _triples(self): # A matplotlib figure
     fig.text(0, 1, f'epoch {self.epoch}', fontsize=9, weight='bold', va='bottom')
     return fig
 
-ShowTriples.after_epoch, ShowTriples.figure = _triples_after_epoch, _triples
-
-# %% ../nbs/08a_callbacks.ipynb #54b095a2
-def _display(self, fig):
+# %% ../nbs/08a_callbacks.ipynb #100ce490
+@patch
+def _display(self:ShowTriples, fig):
     "Show the figure, in the place of the one before."
     if not _in_notebook(): return show_figure(fig)
     from IPython.display import display
     if self.handle is None: self.handle = display(fig, display_id=True)
     else: self.handle.update(fig)
-
-ShowTriples._display = _display
 
 # %% ../nbs/08a_callbacks.ipynb #37b776c4
 def _rows_of(learn):

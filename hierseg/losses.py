@@ -473,7 +473,7 @@ def _fresh(name, loss, taken):
     names = [name, f'{type(loss).__name__}_{name}', *(f'{type(loss).__name__}_{name}_{i}' for i in range(2, 99))]
     return next(n for n in names if n not in taken)
 
-# %% ../nbs/06_losses.ipynb #089ecbfa
+# %% ../nbs/06_losses.ipynb #f9f57de7
 @patch
 def bind(self:SumLoss, taxonomy, head=None):
     "Give all terms the tree and one head."
@@ -481,10 +481,11 @@ def bind(self:SumLoss, taxonomy, head=None):
     return TaxonomyLoss.bind(self, taxonomy, head)
 
 def _parts(loss): return list(zip(loss.losses, loss.scales)) if isinstance(loss, SumLoss) else [(loss, 1.)]
-def _add(self, other): return SumLoss(*zip(*_parts(self), *_parts(other))) if isinstance(other, TaxonomyLoss) else NotImplemented
+@patch
+def __add__(self:TaxonomyLoss, other): return SumLoss(*zip(*_parts(self), *_parts(other))) if isinstance(other, TaxonomyLoss) else NotImplemented
 def _mul(self, k): return SumLoss(*zip(*[(l, s * k) for l, s in _parts(self)])) if isinstance(k, (int, float)) else NotImplemented
 
-TaxonomyLoss.__add__, TaxonomyLoss.__mul__, TaxonomyLoss.__rmul__ = _add, _mul, _mul
+TaxonomyLoss.__mul__, TaxonomyLoss.__rmul__ = _mul, _mul
 
 # %% ../nbs/06_losses.ipynb #563d98b0
 @patch(as_prop=True)
