@@ -143,7 +143,7 @@ def _target_at(pair, learn, shape, native):
     config, mask = _preparation(learn), learn.taxonomy.encode(read_mask(pair.mask), pair.mask)
     return torch.from_numpy(fit_mask(mask, _whole_fit(mask.shape, config.get('size'), config.get('method', 'squash')), void=Taxonomy.ignore_index))[None]
 
-# %% ../nbs/10_inference.ipynb #731a5253
+# %% ../nbs/10_inference.ipynb #80fde7ab
 _HOW = dict(pooled='pooled over all pixels', image='mean over images of the mean over classes present', original='mean over images, an absent class counted 0')
 
 def _percent(x): return '    –' if x is None else f'{x:.3f}'.rjust(5)
@@ -161,7 +161,20 @@ def report_text(
              f"{'':{width}}  " + '  '.join(f'{n:>7}' for n in names) + '   inconsistent']
     for s, r in report['selectors'].items():
         lines.append(f"{s:{width}}  " + '  '.join(_percent(r['levels'][n][key]).rjust(max(7, len(n))) for n in names) + f"   {_percent(r['inconsistent'])}")
-    return '\n'.join([*lines, '', *_class_table(report, taxonomy)])
+        if reduction == 'pooled' and 'miou_interval' in r['levels'][names[0]]: lines.append(_intervals(r, names, width))
+    return '\n'.join([*lines, '', *_tree_table(report, width), '', *_class_table(report, taxonomy)])
+
+def _intervals(r, names, width):
+    "The 95 % bootstrap interval over images, under each level's score."
+    cells = ['–' if None in (i := r['levels'][n]['miou_interval']) else f"{i[0]:.2f}–{i[1]:.2f}".replace('0.', '.') for n in names]
+    return f"{'  95 %':{width}}  " + '  '.join(c.rjust(max(7, len(n))) for c, n in zip(cells, names))
+
+_TREE = dict(hierarchical_precision='hier. precision', hierarchical_recall='hier. recall', hierarchical_f='hier. F', mistake_height='height of error', mistake_height_of_errors='of wrong pixels')
+
+def _tree_table(report, width):
+    "What is read off the whole tree at once: hierarchical precision, recall and F, and how high in the tree the errors are."
+    yield f"{'':{width}}  " + '  '.join(_TREE.values())
+    for s, r in report['selectors'].items(): yield f"{s:{width}}  " + '  '.join(_percent(r[k]).rjust(len(t)) for k, t in _TREE.items())
 
 def _class_table(report, taxonomy):
     "IoU of every class of every level, a column for each selector."

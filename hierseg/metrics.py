@@ -292,7 +292,7 @@ def hierarchical_prf(self:LevelConfusion,
     p, r = float(_divide(both, pred)), float(_divide(both, true))
     return p, r, float(_divide((1 + beta**2) * p * r, beta**2 * p + r))
 
-# %% ../nbs/07_metrics.ipynb #4b80623c
+# %% ../nbs/07_metrics.ipynb #a99bbd1d
 @patch
 def report(self:LevelConfusion) -> dict: # By selector and level; plain Python
     "Every reading, for each selector and level."
@@ -311,7 +311,7 @@ def _report_of(self:LevelConfusion, s):
 def _report_level(self:LevelConfusion, level, s):
     l = self.taxonomy.level_index(level)
     out = dict(miou=self.miou(level, selector=s), accuracy=self.accuracy(level, s))
-    if self.per_image: out.update(miou_image=self.miou(level, 'image', s), miou_image_se=self.standard_error(level, s), miou_original=self.miou(level, 'original', s))
+    if self.per_image: out.update(miou_interval=[_clean(v) for v in self.bootstrap(level, s)], miou_image=self.miou(level, 'image', s), miou_image_se=self.standard_error(level, s), miou_original=self.miou(level, 'original', s))
     bg = self.background(level, s)
     return {**{k: _clean(v) for k, v in out.items()}, 'background': bg and {k: _clean(v) for k, v in bg.items()},
             'iou': {c: _clean(float(v)) for c, v in zip(self.taxonomy.level_classes[l], self.iou(level, s))}}
