@@ -133,12 +133,12 @@ class LeafHead(Head):
     def leaf_scores(self, output): return self._checked(output)
     def leaf_log_probs(self, output): return self._checked(output).log_softmax(1)
 
-# %% ../nbs/05_selectors.ipynb #547a2fb0
+# %% ../nbs/05_selectors.ipynb #1e63aa9d
 class NodeHead(Head):
     "One logit for each node, leaves first, in the order of `taxonomy.node_names`; a sigmoid each."
     def __init__(self,
         taxonomy:Taxonomy, # The tree
-        rule:str='min', # A leaf's score from the probabilities along its path: 'min' or 'mean'
+        rule:str='mean', # A leaf's score from the probabilities along its path: 'min' or 'mean'
     ):
         super().__init__(taxonomy)
         if rule not in ('min', 'mean'): raise ValueError(f"NodeHead: rule {rule!r} is unknown; known are min, mean")
@@ -209,13 +209,13 @@ def _config(obj, registry, **params):
     name = {c: n for n, c in registry.items()}.get(type(obj), type(obj).__name__)
     return {'__class__': type(obj).__name__, **params} if params else name
 
-# %% ../nbs/05_selectors.ipynb #697f7292
+# %% ../nbs/05_selectors.ipynb #68eea82d
 @patch(as_prop=True)
 def config(self:Head): "A name or mapping for config.yaml, which `get_head` reads."; return _config(self, _heads, **self._params())
 @patch
 def _params(self:Head): return {}
 @patch
-def _params(self:NodeHead): return {} if self.rule == 'min' else dict(rule=self.rule)
+def _params(self:NodeHead): return {} if self.rule == 'mean' else dict(rule=self.rule)
 @patch
 def _params(self:EmbeddingHead): return dict(dim=self.dim)
 
