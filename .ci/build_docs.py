@@ -31,8 +31,8 @@ def render_site():
         (proc / old).unlink()
         (proc / new).write_text(re.sub(r"\]\((\w[\w.]*\.ipynb)", lambda m: f"]({names.get(m[1], m[1])}", text), encoding="utf-8")
     write_sidebar(proc / "_quarto.yml", list(names.values()))
-    for extra in ("styles.css",):
-        shutil.copy2(NBS / extra, proc / extra)
+    shutil.copy2(NBS / "styles.css", proc / "styles.css")
+    shutil.copytree(NBS / "images", proc / "images", dirs_exist_ok=True)
     subprocess.run([sys.executable, "-m", "smalldocs.cli", "render", str(proc)], check=True)
     out = ROOT / "_docs"
     shutil.rmtree(out, ignore_errors=True)
@@ -62,7 +62,8 @@ def readme_text():
     for cell in json.loads((NBS / "index.ipynb").read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"]).strip()
         if cell["cell_type"] == "markdown":
-            parts.append(re.sub(r"^> ", "", source, flags=re.M) if source.startswith("# ") else source)
+            source = re.sub(r"^> ", "", source, flags=re.M) if source.startswith("# ") else source
+            parts.append(source.replace("](images/", "](nbs/images/"))
         elif source and not re.match(r"#\s*\|\s*(hide|default_exp)", source):
             parts.append(f"```python\n{source}\n```")
             if text := output_text(cell):

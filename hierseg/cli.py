@@ -424,13 +424,13 @@ def run_predict(args):
         written = predict_to_folder(learn, images, args.out, levels=args.levels, overlays=not args.no_overlay, bs=args.bs, progress=progress)
     print(f"{len(written)} files in {args.out}")
 
-# %% ../nbs/11_cli.ipynb #1b3ad78b
+# %% ../nbs/11_cli.ipynb #684d0204
 def _add_demo(p):
     p.add_argument('--out', type=Path, default=Path('hierseg-demo'), metavar='DIR', help="folder for data, experiments and pictures")
     p.add_argument('--size', type=_size, default=96, help="size of the pictures")
     p.add_argument('--n-train', type=_positive(int), default=240, help="training images")
     p.add_argument('--n-valid', type=_positive(int), default=60, help="validation images")
-    p.add_argument('--epochs', type=_positive(int), default=8, help="for each of the two models")
+    p.add_argument('--epochs', type=_positive(int), default=14, help="for each of the two models")
     p.add_argument('--seed', type=int, default=0, help="same seed, same result")
 
 def run_demo(args):
