@@ -400,7 +400,7 @@ def run_compare(args):
         save_figure(plot_comparison(args.experiments), args.out/'comparison.png')
         print(f"hierseg: curves in {args.out/'comparison.png'}", file=sys.stderr)
 
-# %% ../nbs/11_cli.ipynb #2f181305
+# %% ../nbs/11_cli.ipynb #a4dff1f6
 def _add_predict(p):
     p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote")
     p.add_argument('images', nargs='+', type=Path, metavar='IMAGES', help="image files, or folders of them")
@@ -416,8 +416,6 @@ def run_predict(args):
     from hierseg.experiment import load_experiment
     from hierseg.inference import find_images, predict_to_folder
     images = find_images(args.images)
-    there = next((i for i in images if _same(i.parent, args.out) and (i.suffix.lower() == '.png')), None)
-    if there: raise UsageError(f"{there}: its mask would be written over it; name another folder with --out")
     learn = load_experiment(args.experiment, weights=args.weights)
     if args.selector: learn.selector = args.selector
     with _bar('predicting', len(images)) as progress:

@@ -201,7 +201,7 @@ def find_images(
         seen[f.stem] = f
     return list(seen.values())
 
-# %% ../nbs/10_inference.ipynb #cca06004
+# %% ../nbs/10_inference.ipynb #a4a7604c
 def _save_png(path, array): write_atomic(path, lambda tmp: Image.fromarray(array).save(tmp, format='PNG'))
 
 def predict_to_folder(
@@ -226,14 +226,16 @@ def predict_to_folder(
         if progress: progress(i + 1, len(images))
     return written
 
+def _same_file(path): return str(Path(path).resolve()).lower()      # a.PNG and a.png are one file on some systems
+
 def _output_names(images, out, level_names, overlays):
     "The files of each image; refused where two would be the same, or where one is an input."
     endings = ['', *(f'_{n}' for n in level_names), *(['_overlay'] if overlays else [])]
-    names, taken, inputs = {}, {}, {Path(i).resolve() for i in images}
+    names, taken, inputs = {}, {}, {_same_file(i) for i in images}
     for image in images:
         names[image] = [out/f'{Path(image).stem}{e}.png' for e in endings]
         for f in names[image]:
-            if f.resolve() in inputs: raise DataError(f"{f}: is one of the images; write the masks to another folder")
+            if _same_file(f) in inputs: raise DataError(f"{f}: is one of the images, and its mask would be written over it; name another folder")
             if f in taken: raise DataError(f"{image}: would be written to {f.name}, and so would {taken[f]}; predict them into different folders")
             taken[f] = image
     return names

@@ -56,12 +56,17 @@ class _Up(torch.autograd.Function):
         if ctx.log: grad = grad * (saved[0] - saved[1].index_select(1, parent)).exp_()
         return grad, None, None, None
 
-# %% ../nbs/05_selectors.ipynb #76507ec9
+# %% ../nbs/05_selectors.ipynb #1daa0d6e
 def _step_up(x, taxonomy, l, log=True):
     "From the classes of level l + 1 to those of level l: logsumexp, or sum."
     if taxonomy.n_classes[l] == taxonomy.n_classes[l + 1]: return x        # nothing splits here, and the order is the same
-    groups = taxonomy.__dict__.setdefault('_tables', {}).setdefault(('children', l), [np.flatnonzero(taxonomy.parents[l + 1] == k).tolist() for k in range(taxonomy.n_classes[l])])
-    return _Up.apply(x, _table(taxonomy, f'parents_{l + 1}', x.device, lambda: taxonomy.parents[l + 1]), groups, log)
+    return _Up.apply(x, _table(taxonomy, f'parents_{l + 1}', x.device, lambda: taxonomy.parents[l + 1]), _children(taxonomy, l), log)
+
+def _children(taxonomy, l):
+    "The classes of level l + 1 under each class of level l: lists, made once."
+    tables = taxonomy.__dict__.setdefault('_tables', {})
+    if ('children', l) not in tables: tables['children', l] = [np.flatnonzero(taxonomy.parents[l + 1] == k).tolist() for k in range(taxonomy.n_classes[l])]
+    return tables['children', l]
 
 def _all_levels(x, taxonomy, log=True):
     "(B, n_leaves, …) on every level, coarse to fine: logsumexp, or sum, of the leaves under each class."
