@@ -11,10 +11,11 @@ import time
 import torch
 from torch.nn import functional as F
 
-from hierseg.losses import HierarchicalLoss
-from hierseg.metrics import LevelConfusion
-from hierseg.selectors import SimpleClassSelector
-from hierseg.taxonomy import PERSON_TREE, Taxonomy, decompose_mask
+from hierseg.losses.hierarchical import HierarchicalLoss
+from hierseg.metrics.confusion import LevelConfusion
+from hierseg.decoding.selectors import SimpleClassSelector
+from hierseg.taxonomy.tree import PERSON_TREE, Taxonomy
+from hierseg.taxonomy.tensors import decompose_mask
 
 
 def plain_loss(tax):

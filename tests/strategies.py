@@ -1,7 +1,7 @@
 "Hypothesis strategies and example trees that the tests share."
 from hypothesis import strategies as st
 
-from hierseg.taxonomy import PERSON_TREE as PERSON
+from hierseg.taxonomy.tree import PERSON_TREE as PERSON
 
 STREET = {'flat': {'road': 7, 'sidewalk': [8, 9]}, 'vehicle': {'car': 24, 'two_wheeler': {'bicycle': 33, 'motorcycle': 32}}, 'sky': 23}
 CITYSCAPES = {'flat': {'road': 0, 'sidewalk': 1}, 'construction': {'building': 2, 'wall': 3, 'fence': 4},

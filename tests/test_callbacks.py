@@ -11,16 +11,17 @@ from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.torch_core import set_seed
 from torch import nn
 
-import hierseg.callbacks as callbacks
-from hierseg.callbacks import LossTerms, SelectorScores, SelectorSwitch, ShowTriples, sample_triples
-from hierseg.data import HierDataLoaders
-from hierseg.experiment import ExperimentCallback, load_experiment
-from hierseg.learner import hier_learner
-from hierseg.losses import HierarchicalLoss
-from hierseg.metrics import level_mious
-from hierseg.published_losses import BoundaryLoss, TotalVariationLoss
-from hierseg.selectors import MinCostClassSelector, selectors
-from hierseg.synthetic import make_synthetic
+import hierseg.training.callbacks as callbacks
+from hierseg.training.callbacks import LossTerms, SelectorScores, SelectorSwitch, ShowTriples, sample_triples
+from hierseg.data.loaders import HierDataLoaders
+from hierseg.training.folder import ExperimentCallback
+from hierseg.training.run import load_experiment
+from hierseg.training.learner import hier_learner
+from hierseg.losses.hierarchical import HierarchicalLoss
+from hierseg.metrics.columns import miou_metrics
+from hierseg.losses.published import BoundaryLoss, TotalVariationLoss
+from hierseg.decoding.selectors import MinCostClassSelector, list_selectors
+from hierseg.data.synthetic import make_synthetic
 from strategies import PERSON
 
 LEVELS = ['level_1', 'level_2', 'level_3']
@@ -68,11 +69,11 @@ def test_scores_are_those_of_separate_passes(learner):
     learn = learner()
     calls = []
     learn.model.register_forward_hook(lambda m, x, y: calls.append(len(y)))
-    values = learn.validate(cbs=SelectorScores(selectors()))
+    values = learn.validate(cbs=SelectorScores(list_selectors()))
     got = dict(zip(list(learn.recorder.metric_names)[2:-1], values, strict=True))
     assert calls == [2, 2, 1]                                   # one pass, whatever the number of selectors
-    assert len(got) == 1 + 3 * len(selectors())
-    for name in selectors():
+    assert len(got) == 1 + 3 * len(list_selectors())
+    for name in list_selectors():
         learn.selector = name
         alone = learn.validate()[1:]
         suffix = '' if name == 'simple' else f'_{name}'
@@ -110,7 +111,7 @@ def test_scores_beside_other_metrics(learner, dls):
     r = row(learn)
     assert r['lucky_error'] == 7 and {'miou_level_1', 'miou_level_1_smart', 'inconsistency_error', 'inconsistency_error_smart'} <= set(r)
     assert r['inconsistency_error'] == 0
-    learn = learner(metrics=level_mious(dls.taxonomy, ('active', 'topdown')))
+    learn = learner(metrics=miou_metrics(dls.taxonomy, ('active', 'topdown')))
     learn.fit(1, cbs=SelectorScores(['topdown', 'smart']))
     assert [n for n in row(learn) if 'level_1' in n] == ['miou_level_1', 'miou_level_1_topdown', 'miou_level_1_smart']
 
@@ -193,7 +194,7 @@ def test_switch_does_not_happen_outside_training(learner):
     assert switch.log == [] and learn.selector.name == 'simple'
     scores = SelectorSwitch(monitor='miou_level_1')
     learn.remove_cb(switch)
-    learn.validate(cbs=[SelectorScores(selectors()), scores])
+    learn.validate(cbs=[SelectorScores(list_selectors()), scores])
     assert scores.log == []
 
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from hierseg.cli import main
-from hierseg.synthetic import make_synthetic
-from hierseg.taxonomy import Taxonomy
+from hierseg.data.synthetic import make_synthetic
+from hierseg.taxonomy.tree import Taxonomy
 
 SMALL = ['--model-params', '{channels_array: [4, 8], bottleneck_channels: 8, block_depth: 1}', '--size', '32', '--bs', '4']
 STREET = """
@@ -363,7 +363,7 @@ def test_more_mistakes_are_one_line_and_leave_nothing(argv, says, people, experi
 
 
 def test_ctrl_c_says_what_is_kept_and_how_to_go_on(people, tmp_path, capsys, monkeypatch):
-    import hierseg.experiment as ex
+    import hierseg.training.folder as ex
     monkeypatch.setattr(ex, 'save_resume_state', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
     assert run('train', people, '--epochs', 3, '--out', tmp_path / 'e', *SMALL) == 130
     assert f"hierseg: interrupted after epoch 1 of 3; go on with: hierseg train --resume {tmp_path / 'e'}" in capsys.readouterr().err

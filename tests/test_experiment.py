@@ -16,13 +16,16 @@ from fastai.callback.schedule import *  # noqa: F403
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from safetensors.torch import load_file
 
-import hierseg.experiment as ex
-from hierseg.data import HierDataLoaders
-from hierseg.experiment import (ExperimentCallback, ExperimentError, best_epochs, data_of_experiment, experiment_config, load_experiment, load_resume_state,
-                                read_config, read_history, resume_experiment, seed_everything, train_experiment, uninterrupted)
-from hierseg.learner import hier_learner
-from hierseg.losses import FlatLoss
-from hierseg.synthetic import make_synthetic
+import hierseg.training.folder as ex
+from hierseg.data.loaders import HierDataLoaders
+from hierseg.core import ExperimentError
+from hierseg.training.folder import (ExperimentCallback, best_epochs, experiment_config, load_resume_state,
+                                     read_config, read_history, uninterrupted)
+from hierseg.training.run import (training_config, data_of_experiment, load_experiment, resume_experiment, seed_everything,
+                                  train_experiment)
+from hierseg.training.learner import hier_learner
+from hierseg.losses.hierarchical import FlatLoss
+from hierseg.data.synthetic import make_synthetic
 
 TINY = dict(channels_array=[4, 8], bottleneck_channels=8, block_depth=1)
 
@@ -82,7 +85,7 @@ def test_reloads_to_the_bit(trained, people):
 
 FRESH = """
 import sys, numpy as np
-from hierseg.experiment import data_of_experiment, load_experiment
+from hierseg.training.run import data_of_experiment, load_experiment
 from fastai.learner import load_learner
 folder, exported, image, out = sys.argv[1:]
 learn = load_experiment(folder, data_of_experiment(folder))
@@ -137,8 +140,8 @@ def test_pretrained_encoder_comes_back_without_its_weights(new_learner, tmp_path
     learn = new_learner(encoder='tf_efficientnet_lite0', model_params=dict(decoder_channels=[16, 8, 8, 4, 4]))
     folder = train_experiment(learn, tmp_path / 'e', 1)
     assert read_config(folder)['pretrained'] is True and read_config(folder)['normalize']['mean'] == [.5] * 3
-    import hierseg.models.zoo as zoo
-    monkeypatch.setattr(zoo, 'load_encoder', lambda net, *a: (net, None) if not a[-1] else pytest.fail('loads weights that the experiment holds itself'))
+    import hierseg.models.encoders as encoders
+    monkeypatch.setattr(encoders, 'load_encoder', lambda net, *a: (net, None) if not a[-1] else pytest.fail('loads weights that the experiment holds itself'))
     again = load_experiment(folder, learn.dls)
     assert torch.equal(predictions(again), predictions(learn))
 
@@ -445,7 +448,7 @@ def test_augmentations_that_no_file_can_hold_are_not_left_out_silently(trained, 
 
 def test_null_means_something_for_size_and_normalisation(tmp_path):
     (tmp_path / 'c.yaml').write_text('size: null\nnormalize: null\nmonitor: null\n')
-    assert ex.training_config(tmp_path / 'c.yaml') == dict(size=None, normalize=None)
+    assert training_config(tmp_path / 'c.yaml') == dict(size=None, normalize=None)
 
 
 def test_a_callback_that_resumes_appends_to_the_history(trained, new_learner, tmp_path):

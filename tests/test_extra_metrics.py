@@ -6,9 +6,11 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from hierseg.extra_metrics import BoundaryIoU, Calibration, in_band, plot_reliability
-from hierseg.selectors import get_selector
-from hierseg.taxonomy import Taxonomy, aggregate_probs, decompose_mask
+from hierseg.metrics.calibration import Calibration, plot_reliability
+from hierseg.metrics.boundary import BoundaryIoU, in_band
+from hierseg.decoding.selectors import get_selector
+from hierseg.taxonomy.tree import Taxonomy
+from hierseg.taxonomy.tensors import aggregate_probs, decompose_mask
 from strategies import PERSON, STREET, trees
 from test_metrics import batch
 

@@ -10,13 +10,14 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.training import BnFreeze
 from torch import nn
 
-from hierseg.data import HierDataLoaders
-from hierseg.experiment import ExperimentCallback, load_experiment, resume_experiment, train_experiment
-from hierseg.learner import hier_learner
-from hierseg.losses import losses
+from hierseg.data.loaders import HierDataLoaders
+from hierseg.training.folder import ExperimentCallback
+from hierseg.training.run import load_experiment, resume_experiment, train_experiment
+from hierseg.training.learner import hier_learner
+from hierseg.losses.factory import list_losses
 from hierseg.models.zoo import splitter
-from hierseg.selectors import get_head
-from hierseg.synthetic import make_synthetic
+from hierseg.decoding.heads import get_head
+from hierseg.data.synthetic import make_synthetic
 
 from strategies import PERSON
 
@@ -176,7 +177,7 @@ def _n(tax): return dict(leaf=tax.n_leaves, nodes=tax.n_nodes, levels=sum(tax.n_
 HEAD_OF = dict(treemin='nodes', focal_treemin='nodes', tree_triplet='embedding', consistency='levels')
 
 
-@pytest.mark.parametrize('name', [n for n in losses() if n not in ('tv', 'boundary')])
+@pytest.mark.parametrize('name', [n for n in list_losses() if n not in ('tv', 'boundary')])
 def test_the_loss_chooses_the_head(name, data, tmp_path):
     dls = loaders(data)
     learn = hier_learner(dls, 'unet', name, model_params=SMALL)

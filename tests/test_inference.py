@@ -7,12 +7,13 @@ from PIL import Image
 from torch import nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from hierseg.data import HierDataLoaders
-from hierseg.experiment import seed_everything
-from hierseg.files import pairs, read_mask
-from hierseg.inference import evaluate, find_images, predict_masks, predict_probs, predict_to_folder, report_text
-from hierseg.learner import hier_learner
-from hierseg.taxonomy import Taxonomy
+from hierseg.data.loaders import HierDataLoaders
+from hierseg.training.run import seed_everything
+from hierseg.data.files import find_pairs, read_mask
+from hierseg.evaluation.inference import find_images, predict_masks, predict_probs, predict_to_folder
+from hierseg.evaluation.report import evaluate, report_text
+from hierseg.training.learner import hier_learner
+from hierseg.taxonomy.tree import Taxonomy
 
 TREE = {'hierarchy': {'flat': {'road': 7, 'walk': 8}, 'vehicle': {'car': 24, 'two': {'bike': 33, 'moto': 32}}, 'sky': 23}, 'ignore': 255}
 
@@ -62,7 +63,7 @@ def test_probabilities_at_native_size(learn, folder):
 
 @pytest.mark.parametrize('selector', ['simple', 'smart'])
 def test_scores_agree_with_torchmetrics(learn, folder, selector):
-    tax, items = learn.taxonomy, pairs(folder)
+    tax, items = learn.taxonomy, find_pairs(folder)
     conf = evaluate(learn, items, bs=2)
     for level in range(tax.n_levels):
         k, total = tax.n_classes[level], 0
@@ -122,13 +123,14 @@ def test_other_fittings_answer_for_the_whole_photograph(learn, folder, method):
 
 
 def test_report_says_how_it_was_counted(learn, folder):
-    text = report_text(evaluate(learn, pairs(folder)).report(), learn.taxonomy)
+    text = report_text(evaluate(learn, find_pairs(folder)).report(), learn.taxonomy)
     assert 'pooled over all pixels' in text and 'native size' in text and '5 images' in text and 'background' not in text
     assert 'moto' in text
 
 
 def test_refusals_name_the_file(learn, folder, tmp_path):
-    from hierseg.files import DataError, Pair
+    from hierseg.core import DataError
+    from hierseg.data.files import Pair
     Image.new('RGB', (20, 20)).save(tmp_path / 'a.png')
     Image.fromarray(np.full((10, 20), 7, np.uint8)).save(tmp_path / 'small.png')
     with pytest.raises(DataError, match='small.png.*same size'):

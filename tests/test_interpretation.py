@@ -5,15 +5,15 @@ import torch
 from hypothesis import given, strategies as st
 from torch import nn
 
-from hierseg.data import HierDataLoaders
-from hierseg.interpretation import HierInterpretation
-from hierseg.learner import hier_learner
-from hierseg.losses import HierarchicalLoss
-from hierseg.metrics import LevelConfusion
-from hierseg.published_losses import TotalVariationLoss
-from hierseg.selectors import lift_prediction
-from hierseg.synthetic import make_synthetic
-from hierseg.taxonomy import Taxonomy
+from hierseg.data.loaders import HierDataLoaders
+from hierseg.evaluation.interpretation import HierInterpretation
+from hierseg.training.learner import hier_learner
+from hierseg.losses.hierarchical import HierarchicalLoss
+from hierseg.metrics.confusion import LevelConfusion
+from hierseg.losses.published import TotalVariationLoss
+from hierseg.decoding.selectors import lift_prediction
+from hierseg.data.synthetic import make_synthetic
+from hierseg.taxonomy.tree import Taxonomy
 from strategies import PERSON, STREET, trees
 from test_selectors import leaf_paths
 
@@ -123,7 +123,7 @@ def test_pictures(data):
 
 
 def test_the_picture_is_of_the_selector_that_was_counted(data, monkeypatch):
-    import hierseg.callbacks as callbacks
+    import hierseg.training.callbacks as callbacks
     learn = make(data)
     it = HierInterpretation.from_learner(learn)
     learn.selector, drawn = 'simple', []

@@ -10,12 +10,13 @@ from fastai.learner import Learner
 from fastai.vision.all import Interpretation, ImageBlock
 from torch import nn
 
-from hierseg.data import HierDataLoaders, HierMaskBlock, TensorHierLevels
-from hierseg.experiment import seed_everything
-from hierseg.learner import HierLearner, hier_learner
-from hierseg.selectors import SmartClassSelector
-from hierseg.synthetic import make_synthetic
-from hierseg.taxonomy import PERSON_TREE, Taxonomy
+from hierseg.data.tensors import TensorHierLevels
+from hierseg.data.loaders import HierDataLoaders, HierMaskBlock
+from hierseg.training.run import seed_everything
+from hierseg.training.learner import HierLearner, hier_learner
+from hierseg.decoding.selectors import SmartClassSelector
+from hierseg.data.synthetic import make_synthetic
+from hierseg.taxonomy.tree import PERSON_TREE, Taxonomy
 
 TINY = dict(channels_array=[4, 8], bottleneck_channels=8, block_depth=1)
 
@@ -168,7 +169,7 @@ def test_class_weights_are_counted_once_for_every_level(dls):
     counts = np.zeros(7)
     for _, y in dls.train.new(shuffle=False, drop_last=False):
         pass
-    from hierseg.files import read_mask
+    from hierseg.data.files import read_mask
     for p in dls.train_ds.items:
         counts += np.bincount(read_mask(p.mask).ravel(), minlength=7)
     weights = learn.loss_func.class_weights

@@ -12,9 +12,12 @@ import yaml
 from hypothesis import given, strategies as st
 from torch import nn
 
-from hierseg.losses import (CELoss, DiceLoss, FlatLoss, FocalLoss, HierarchicalLoss, class_weights_from_counts, get_loss, loss_from_config,
-                            losses)
-from hierseg.taxonomy import Taxonomy
+from hierseg.losses.factory import list_losses
+from hierseg.losses.pixel import CELoss, DiceLoss, FocalLoss
+from hierseg.losses.class_weights import class_weights_from_counts
+from hierseg.losses.hierarchical import FlatLoss, HierarchicalLoss
+from hierseg.losses.factory import get_loss, loss_from_config
+from hierseg.taxonomy.tree import Taxonomy
 from strategies import PERSON, STREET, trees
 from test_selectors import leaf_paths
 
@@ -287,7 +290,7 @@ def test_class_weights_from_counts():
 def test_by_name_and_bad_input():
     tax, other = Taxonomy(PERSON), Taxonomy(STREET)
     z, y = batch(tax, 12)
-    assert {'hierarchical', 'flat', 'ce'} <= set(losses())
+    assert {'hierarchical', 'flat', 'ce'} <= set(list_losses())
     assert get_loss('CrossEntropyLoss', tax).config == get_loss('ce', tax).config == get_loss('flat', tax, 'ce').config
     assert get_loss('hierarchical', tax, 'dice', level_weights=[1, 2, 3]).config['base_loss'] == 'dice'
     torch.testing.assert_close(get_loss(nn.CrossEntropyLoss(), tax)(z, y), get_loss('ce', tax)(z, y))

@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from hierseg.losses import FlatLoss, HierarchicalLoss
-from hierseg.metrics import LevelConfusion, active_selector, level_mious, plot_confusion
-from hierseg.selectors import get_selector, lift_prediction
-from hierseg.taxonomy import Taxonomy, decompose_mask
+from hierseg.losses.hierarchical import FlatLoss, HierarchicalLoss
+from hierseg.metrics.confusion import LevelConfusion, plot_confusion
+from hierseg.metrics.columns import active_selector, miou_metrics
+from hierseg.decoding.selectors import get_selector, lift_prediction
+from hierseg.taxonomy.tree import Taxonomy
+from hierseg.taxonomy.tensors import decompose_mask
 from strategies import PERSON, STREET, trees
 from test_selectors import leaf_paths
 
@@ -172,7 +174,7 @@ def learner(tax, selectors=('active', 'smart'), loss=None):
     dls = Datasets(range(8), [[logits_of], [mask_of]], splits=[range(8), range(8)]).dataloaders(bs=3, val_bs=3, num_workers=0, device='cpu')
     model = torch.nn.Conv2d(tax.n_leaves, tax.n_leaves, 1)
     torch.nn.init.dirac_(model.weight); torch.nn.init.zeros_(model.bias)
-    learn = Learner(dls, model, loss_func=loss or HierarchicalLoss(tax), metrics=level_mious(tax, selectors, accuracy=True), lr=0.)
+    learn = Learner(dls, model, loss_func=loss or HierarchicalLoss(tax), metrics=miou_metrics(tax, selectors, accuracy=True), lr=0.)
     return learn, z, y
 
 

@@ -7,12 +7,14 @@ import pytest, torch, yaml
 import torch.nn.functional as F
 from torch import nn
 from hypothesis import given, settings, strategies as st
-from hierseg.models.blocks import create_convolution_block, imagenet_normalization, pad_to_multiple, resolve_activation
+from hierseg.models.blocks import (create_convolution_block, imagenet_normalization, pad_to_multiple,
+                                   resolve_activation)
 from hierseg.models.unet import UNet
 from hierseg.models.segnet import SegNet
 from hierseg.models import zoo
-from hierseg.models.zoo import (EncoderDecoder, create_model, default_model_params, model_config, model_from_config, model_normalization,
-                                models, register_model, splitter, wheel_weights)
+from hierseg.models.encoders import EncoderDecoder, wheel_weights
+from hierseg.models.zoo import (create_model, default_model_params, list_models, model_config, model_from_config,
+                                model_normalization, register_model, splitter)
 
 LITE = 'tf_efficientnet_lite0'
 unet = lambda **kw: UNet(3, 5, **{**dict(channels_array=[4, 6], bottleneck_channels=8, block_depth=1), **kw})
@@ -197,7 +199,7 @@ def test_config_is_a_copy():
     assert model_config(nn.Linear(1, 1)) is None
 
 @pytest.mark.parametrize('change,msg', [
-    ({'__class__': 'Unet'}, "did you mean 'UNet'"), ({'__class__': 'builtins.eval'}, 'known are'), ({'depth': 3}, 'unknown parameter of UNet'),
+    ({'__class__': 'Unet'}, "did you mean 'UNet'"), ({'__class__': 'builtins.eval'}, 'known are'), ({'depth': 3}, "parameter of UNet 'depth' is unknown"),
     ({'act_class': 'mymodule.Act'}, 'unknown act_class')])
 def test_bad_config(change, msg):
     with pytest.raises(ValueError, match=msg): model_from_config({**unet().config, **change})
@@ -214,7 +216,7 @@ def test_dotted_class_name_as_in_older_configs():
 # registry
 
 def test_registry():
-    assert {'unet', 'segnet', 'fpn', 'deeplabv3plus', 'segformer'} <= set(models()) and models() == sorted(models())
+    assert {'unet', 'segnet', 'fpn', 'deeplabv3plus', 'segformer'} <= set(list_models()) and list_models() == sorted(list_models())
     with pytest.raises(ValueError, match="did you mean 'segnet'.*unet"): create_model('segnot', 3, 5)
     with pytest.raises(ValueError, match="hierseg's own"): register_model('FPN', unet)
     try:
@@ -223,7 +225,7 @@ def test_registry():
         net = create_model('Tiny', 3, 5, dict(width=6))
         assert net.config == {'__class__': 'tiny', 'in_channels': 3, 'out_channels': 5, 'width': 6}
         assert model_from_config(net.config)[0].out_channels == 6
-        with pytest.raises(ValueError, match="unknown parameter of tiny 'widht', did you mean 'width'"): create_model('tiny', 3, 5, dict(widht=6))
+        with pytest.raises(ValueError, match="parameter of tiny 'widht' is unknown .did you mean 'width'"): create_model('tiny', 3, 5, dict(widht=6))
         register_model('empty', lambda n_in, n_out: None)
         with pytest.raises(ValueError, match='returned NoneType'): create_model('empty', 3, 5)
     finally:
@@ -321,8 +323,8 @@ def test_weights_file_runs_no_code(tmp_path):
         with pytest.raises(ValueError, match=f'{f}: cannot be read as weights'): create_model('unet', 3, 5, encoder=LITE, pretrained=tmp_path/f)
 
 @pytest.mark.parametrize('kw,msg', [
-    (dict(encoder=LITE, model_params=dict(channels_array=[4])), 'unknown parameter of smp.Unet'),
-    (dict(encoder=LITE, model_params=dict(activation='softmax')), 'unknown parameter'),
+    (dict(encoder=LITE, model_params=dict(channels_array=[4])), 'parameter of smp.Unet'),
+    (dict(encoder=LITE, model_params=dict(activation='softmax')), 'is unknown'),
     (dict(encoder=LITE, model_params=dict(encoder='resnet18')), 'model_params has encoder'),
     (dict(encoder=LITE, model_params=dict(encoder_depth=3)), 'cannot be built'),
     (dict(pretrained=True), 'pretrained needs encoder='), (dict(model_params=dict(out_channels=6)), 'out_channels 6, but 5'),

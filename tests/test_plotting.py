@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from skimage.color import rgb2lab
 
-from hierseg.plotting import (BACKGROUND_COLOR, VOID_COLOR, _curves, _oklab, _split_preds, colorize, legend_handles, node_colors, overlay, plot_history,
-                              plot_taxonomy, save_figure, show_legend, show_pairs, show_triples, taxonomy_colors)
-from hierseg.taxonomy import PERSON_TREE, Taxonomy
+from hierseg.plotting.colors import BACKGROUND_COLOR, VOID_COLOR, colorize, node_colors, oklab, taxonomy_colors
+from hierseg.plotting.pictures import (_split_preds, legend_handles, overlay, plot_taxonomy, save_figure, show_legend,
+                                       show_pairs, show_triples)
+from hierseg.plotting.curves import _curves, plot_history
+from hierseg.taxonomy.tree import PERSON_TREE, Taxonomy
 from strategies import CITYSCAPES, STREET, trees
 
 PERSON = Taxonomy(PERSON_TREE)
@@ -57,10 +59,10 @@ def test_levels_have_distinct_colors(tree):
 
 @pytest.mark.parametrize('tax', ALL.values(), ids=ALL.keys())
 def test_colors_can_be_told_apart(tax):
-    lab = _oklab(taxonomy_colors(tax))
+    lab = oklab(taxonomy_colors(tax))
     d = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 9*np.eye(len(lab))
     assert d.min() > (.12 if tax is PERSON else .05 if tax.n_leaves < 20 else .005)
-    assert np.linalg.norm(lab - _oklab(VOID_COLOR), axis=-1).min() > .08
+    assert np.linalg.norm(lab - oklab(VOID_COLOR), axis=-1).min() > .08
 
 
 def test_thousand_classes_differ():
@@ -88,7 +90,7 @@ def test_colour_blind_tell_branches_apart(matrix):
         return 255*np.where(x <= .0031308, 12.92*x, 1.055*x**(1/2.4) - .055)
     tops = Taxonomy({'bg': 0, **{f'c{i}': i for i in range(1, 9)}})
     for tax, level in [(PERSON, 0), (PERSON, 1), (PERSON, 2), (tops, 0)]:
-        lab = _oklab(seen(taxonomy_colors(tax, level).astype(float)))
+        lab = oklab(seen(taxonomy_colors(tax, level).astype(float)))
         assert (np.linalg.norm(lab[:, None] - lab[None], axis=-1) + np.eye(len(lab))).min() > .09
 
 

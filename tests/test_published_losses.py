@@ -8,11 +8,13 @@ import torch.nn.functional as F
 import yaml
 from hypothesis import given, strategies as st
 
-from hierseg.losses import FlatLoss, HierarchicalLoss, get_loss, loss_from_config, losses
-from hierseg.published_losses import (BoundaryLoss, ConsistencyLoss, DistanceMaps, FocalTreeMinLoss, HXELoss, SoftLabelsLoss,
-                                      TotalVariationLoss, TreeMinLoss, TreeTripletLoss, distance_maps)
-from hierseg.selectors import EmbeddingHead
-from hierseg.taxonomy import Taxonomy
+from hierseg.losses.factory import list_losses
+from hierseg.losses.hierarchical import FlatLoss, HierarchicalLoss
+from hierseg.losses.factory import get_loss, loss_from_config
+from hierseg.losses.published import (BoundaryLoss, ConsistencyLoss, DistanceMaps, FocalTreeMinLoss, HXELoss,
+                                      SoftLabelsLoss, TotalVariationLoss, TreeMinLoss, TreeTripletLoss, distance_maps)
+from hierseg.decoding.heads import EmbeddingHead
+from hierseg.taxonomy.tree import Taxonomy
 from strategies import CITYSCAPES, PERSON, STREET, trees
 from test_losses import wave
 from test_selectors import leaf_paths
@@ -260,7 +262,7 @@ def test_sums_share_the_head_that_a_term_needs():
 
 def test_bad_input():
     tax = Taxonomy(PERSON)
-    assert set(NAMES) <= set(losses())
+    assert set(NAMES) <= set(list_losses())
     for call, message in [
         (lambda: TreeMinLoss(tax, head='leaf'), 'needs a NodeHead'), (lambda: FocalTreeMinLoss(tax, -1), 'negative'), (lambda: HXELoss(tax, -1), 'negative'),
         (lambda: SoftLabelsLoss(tax, float('nan')), 'beta is nan'), (lambda: TreeTripletLoss(tax, max_triplets=0), 'at least 1'),
@@ -275,7 +277,7 @@ def test_distance_maps_in_a_learner():
     from fastai.learner import Learner
     import fastai.callback.progress  # noqa: F401
     from test_metrics import logits_of, mask_of
-    from hierseg.metrics import level_mious
+    from hierseg.metrics.columns import miou_metrics
     tax = Taxonomy(PERSON)
     dls = Datasets(range(8), [[logits_of], [mask_of]], splits=[range(8), range(8)]).dataloaders(bs=4, num_workers=0, device='cpu')
     DistanceMaps(tax).attach(DistanceMaps(tax).attach(dls))
@@ -283,7 +285,7 @@ def test_distance_maps_in_a_learner():
     assert len(batch) == 3 and batch[2].shape == (4, 12, 8, 8) and len(dls.valid.one_batch()) == 2
     np.testing.assert_allclose(batch[2][0], distance_maps(batch[1][0].numpy(), tax), rtol=1e-3)
     loss = HierarchicalLoss(tax) + .01 * BoundaryLoss()
-    learn = Learner(dls, torch.nn.Conv2d(7, 7, 1), loss_func=loss, metrics=level_mious(tax))
+    learn = Learner(dls, torch.nn.Conv2d(7, 7, 1), loss_func=loss, metrics=miou_metrics(tax))
     with learn.no_bar(), learn.no_logging():
         learn.fit(1)
         assert learn.get_preds()[1].shape == (8, 8, 8)

@@ -6,9 +6,11 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from hierseg.selectors import (EmbeddingHead, LeafHead, LevelHeads, MinCostClassSelector, NodeHead, Selector, SimpleClassSelector,
-                               SmartClassSelector, get_head, get_selector, lift_prediction, selectors)
-from hierseg.taxonomy import Taxonomy, aggregate_log_probs, aggregate_probs
+from hierseg.decoding.heads import EmbeddingHead, LeafHead, LevelHeads, NodeHead, get_head
+from hierseg.decoding.selectors import (MinCostClassSelector, Selector, SimpleClassSelector, SmartClassSelector,
+                                        get_selector, lift_prediction, list_selectors)
+from hierseg.taxonomy.tree import Taxonomy
+from hierseg.taxonomy.tensors import aggregate_log_probs, aggregate_probs
 from strategies import CITYSCAPES, PERSON, STREET, trees
 
 CONSISTENT = ['simple', 'topdown', 'mincost', 'bestpath']
@@ -155,7 +157,7 @@ def test_min_cost_with_its_own_costs():
         with pytest.raises(ValueError, match='19 × 19'): MinCostClassSelector(tax, cost=bad)
 
 
-@pytest.mark.parametrize('name', selectors())
+@pytest.mark.parametrize('name', list_selectors())
 def test_one_level_one_pixel_empty_batch_and_pickle(name):
     flat, tax = Taxonomy({'a': 3, 'b': 1, 'c': 8}), Taxonomy(PERSON)
     out = torch.randn(2, 3, 1, 1)
@@ -183,5 +185,5 @@ def test_registry():
         def select(self, levels, log=None): return [torch.full_like(o[:, 0], o.shape[1] - 1, dtype=torch.int64) for o in levels]
     try: assert [o.item() for o in get_selector('last', tax)(torch.zeros(1, 7, 1, 1))] == [1, 2, 6]
     finally:
-        from hierseg.selectors import _selectors
-        del _selectors['last']
+        from hierseg.decoding.selectors import SELECTORS
+        SELECTORS.remove('last')

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, strategies as st
 from PIL import Image
 
-from hierseg.synthetic import SYNTHETIC_TREE, _Canvas, Paint, make_synthetic, synthetic_sample
-from hierseg.taxonomy import PERSON_TREE, Taxonomy
+from hierseg.data.synthetic import Paint, SYNTHETIC_TREE, _Canvas, make_synthetic, synthetic_sample
+from hierseg.taxonomy.tree import PERSON_TREE, Taxonomy
 
 
 def digest(folder):

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import CITYSCAPES, PERSON, STREET, trees
 
-from hierseg.taxonomy import PERSON_TREE, Taxonomy, TaxonomyError, aggregate_log_probs, aggregate_probs, decompose_mask
+from hierseg.core import TaxonomyError
+from hierseg.taxonomy.tree import PERSON_TREE, Taxonomy
+from hierseg.taxonomy.tensors import aggregate_log_probs, aggregate_probs, decompose_mask
 
 
 def leaves_of(tree, path=()):

@@ -13,15 +13,18 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hierseg.data import HierDataLoaders
-from hierseg.experiment import ExperimentCallback, load_experiment
-from hierseg.learner import hier_learner
+from hierseg.data.loaders import HierDataLoaders
+from hierseg.training.folder import ExperimentCallback
+from hierseg.training.run import load_experiment
+from hierseg.training.learner import hier_learner
 from hierseg.models import transfer
-from hierseg.models.transfer import (BodyHead, copy_rows, final_layer, match_rows, pixel_logits, resize_layer, start_model, with_head)
+from hierseg.models.transfer import (BodyHead, copy_rows, final_layer, match_rows, pixel_logits, resize_layer,
+                                     with_head)
+from hierseg.training.start import start_model
 from hierseg.models.zoo import create_model, model_from_config, splitter
-from hierseg.selectors import EmbeddingHead, LeafHead, LevelHeads, NodeHead
-from hierseg.synthetic import make_synthetic
-from hierseg.taxonomy import Taxonomy
+from hierseg.decoding.heads import EmbeddingHead, LeafHead, LevelHeads, NodeHead
+from hierseg.data.synthetic import make_synthetic
+from hierseg.taxonomy.tree import Taxonomy
 
 from strategies import PERSON, trees
 
@@ -247,7 +250,7 @@ def test_files_that_are_missing_or_broken(person_run, data, tmp_path):
     (tmp_path / 'empty').mkdir()
     with pytest.raises(ValueError, match='empty: holds neither config.yaml'): new(tmp_path / 'empty')
     with pytest.raises(ValueError, match='no such folder'): new(tmp_path / 'nowhere')
-    for name, text, msg in (('a', '{[', r'config.yaml: cannot be read'), ('b', 'lr: 1', 'config.yaml: has no model_params'),
+    for name, text, msg in (('a', '{[', r'config.yaml: not valid YAML'), ('b', 'lr: 1', 'config.yaml: has no model_params'),
                             ('c', 'model_params: {__class__: UNet}', 'taxonomy.yaml: no such file')):
         (tmp_path / name).mkdir()
         (tmp_path / name / 'config.yaml').write_text(text)
@@ -334,7 +337,7 @@ def test_checkpoints_that_are_refused(data, tmp_path):
     edit(folder, encoder_name='tu-no_such_net')
     with pytest.raises(ValueError, match="unknown encoder 'tu-no_such_net'"): new(folder)
     edit(folder, _model_class='Unit')
-    with pytest.raises(ValueError, match="unknown decoder 'Unit', did you mean 'Unet'"): new(folder)
+    with pytest.raises(ValueError, match="decoder 'Unit' is unknown .did you mean 'Unet'"): new(folder)
     (folder / 'model.safetensors').unlink()
     with pytest.raises(ValueError, match='model.safetensors: no such file'): new(folder)
     (folder / 'config.json').write_text('{"architectures": ["Segformer"]}')

@@ -1,0 +1,11 @@
+"Learners, callbacks, and runs that leave a folder behind."
+from hierseg._moved import lazily
+from .folder import *
+from .start import *
+from .learner import *
+from .callbacks import *
+from .run import *
+from . import folder, start, learner, callbacks, run
+
+__all__ = [*folder.__all__, *start.__all__, *learner.__all__, *callbacks.__all__, *run.__all__]
+__getattr__ = lazily(__name__)
