@@ -1,7 +1,9 @@
 "Hypothesis strategies and example trees that the tests share."
+import numpy as np
+import torch
 from hypothesis import strategies as st
 
-from hierseg.taxonomy.tree import PERSON_TREE as PERSON
+from hierseg.taxonomy.tree import PERSON_TREE as PERSON, Taxonomy
 
 STREET = {'flat': {'road': 7, 'sidewalk': [8, 9]}, 'vehicle': {'car': 24, 'two_wheeler': {'bicycle': 33, 'motorcycle': 32}}, 'sky': 23}
 CITYSCAPES = {'flat': {'road': 0, 'sidewalk': 1}, 'construction': {'building': 2, 'wall': 3, 'fence': 4},
@@ -37,3 +39,31 @@ def _fill(shape, ids, names):
     if isinstance(shape, int):
         return next(ids) if shape == 1 else [next(ids) for _ in range(shape)]
     return {names[i]: _fill(s, ids, names) for i, s in enumerate(shape)}
+
+
+def leaf_paths(tax):
+    "For each leaf its class on every level, from the names of the tree alone."
+    out = []
+    for leaf in range(tax.n_leaves):
+        path = tax.node_paths[leaf]
+        out.append([[tax.node_paths[n] for n in tax.level_nodes[l]].index(path[:l + 1]) for l in range(tax.n_levels)])
+    return out
+
+
+def wave(*shape): return (torch.sin(torch.arange(np.prod(shape), dtype=torch.float64) * .7) * 3).reshape(shape)
+
+
+def batch(tax, seed=0, shape=(5, 6, 7), void=.2):
+    "Logits that know something of the truth, and a truth that lacks some classes in each image."
+    g = torch.Generator().manual_seed(seed)
+    z, y = torch.randn(shape[0], tax.n_leaves, *shape[1:], generator=g) * 2, torch.randint(0, tax.n_leaves, shape, generator=g)
+    y = torch.where(torch.rand(shape, generator=g) < .5, y[:, :1, :1], y)
+    z.scatter_add_(1, y.unsqueeze(1), torch.full_like(z[:, :1], 2.))
+    y[torch.rand(shape, generator=g) < void] = -100
+    return z, y
+
+
+def logits_of(i): return batch(Taxonomy(PERSON), 4, (8, 8, 8))[0][i]
+
+
+def mask_of(i): return batch(Taxonomy(PERSON), 4, (8, 8, 8))[1][i]

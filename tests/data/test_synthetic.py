@@ -38,7 +38,7 @@ def test_sample_contract(seed, w, h):
 
 def test_same_in_another_process():
     code = "import hashlib; from hierseg.synthetic import synthetic_sample as s; i, m = s((3, 1, 4), 64); print(hashlib.md5(i.tobytes() + m.tobytes()).hexdigest())"
-    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True)
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
     assert out.stdout.strip() == sample_digest((3, 1, 4), 64)
 
 

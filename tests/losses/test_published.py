@@ -15,9 +15,7 @@ from hierseg.losses.published import (BoundaryLoss, ConsistencyLoss, DistanceMap
                                       SoftLabelsLoss, TotalVariationLoss, TreeMinLoss, TreeTripletLoss, distance_maps)
 from hierseg.decoding.heads import EmbeddingHead
 from hierseg.taxonomy.tree import Taxonomy
-from strategies import CITYSCAPES, PERSON, STREET, trees
-from test_losses import wave
-from test_selectors import leaf_paths
+from strategies import CITYSCAPES, PERSON, STREET, leaf_paths, logits_of, mask_of, trees, wave
 
 NAMES = ['treemin', 'focal_treemin', 'tree_triplet', 'hxe', 'soft_labels', 'consistency', 'tv', 'boundary']
 Y19 = (torch.arange(40) % 19).reshape(2, 4, 5)
@@ -276,7 +274,6 @@ def test_distance_maps_in_a_learner():
     from fastai.data.core import Datasets
     from fastai.learner import Learner
     import fastai.callback.progress  # noqa: F401
-    from test_metrics import logits_of, mask_of
     from hierseg.metrics.columns import miou_metrics
     tax = Taxonomy(PERSON)
     dls = Datasets(range(8), [[logits_of], [mask_of]], splits=[range(8), range(8)]).dataloaders(bs=4, num_workers=0, device='cpu')

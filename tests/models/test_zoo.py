@@ -241,7 +241,7 @@ def test_modules_and_callables():
 
 def test_importing_the_zoo_is_light():
     code = "import sys, hierseg.models.zoo; print([m for m in ('timm', 'segmentation_models_pytorch', 'fastai') if m in sys.modules])"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[1]).stdout.strip() == '[]'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[2]).stdout.strip() == '[]'
 
 # encoders
 

@@ -18,15 +18,11 @@ from hierseg.losses.class_weights import class_weights_from_counts
 from hierseg.losses.hierarchical import FlatLoss, HierarchicalLoss
 from hierseg.losses.factory import get_loss, loss_from_config
 from hierseg.taxonomy.tree import Taxonomy
-from strategies import PERSON, STREET, trees
-from test_selectors import leaf_paths
+from strategies import PERSON, STREET, leaf_paths, trees, wave
 
 FACES = {'background': 0, 'foreground': {'hair': 1, 'face': {
     'mouth': {'m1': 2, 'm2': 3, 'm3': 4}, 'skin': {'s1': 5, 's2': 6}, 'eyes': {'e1': 7, 'e2': 8}, 'brows': {'b1': 9, 'b2': 10}}}}
 BASES = ['ce', 'dice', 'focal']
-
-
-def wave(*shape): return (torch.sin(torch.arange(np.prod(shape), dtype=torch.float64) * .7) * 3).reshape(shape)
 
 
 def batch(tax, seed=0, shape=(3, 4, 5), void=.2, dtype=torch.float64):

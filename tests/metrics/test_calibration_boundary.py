@@ -11,8 +11,7 @@ from hierseg.metrics.boundary import BoundaryIoU, in_band
 from hierseg.decoding.selectors import get_selector
 from hierseg.taxonomy.tree import Taxonomy
 from hierseg.taxonomy.tensors import aggregate_probs, decompose_mask
-from strategies import PERSON, STREET, trees
-from test_metrics import batch
+from strategies import PERSON, STREET, batch, trees
 
 
 def test_calibration_against_torchmetrics():

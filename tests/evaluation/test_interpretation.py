@@ -14,8 +14,7 @@ from hierseg.losses.published import TotalVariationLoss
 from hierseg.decoding.selectors import lift_prediction
 from hierseg.data.synthetic import make_synthetic
 from hierseg.taxonomy.tree import Taxonomy
-from strategies import PERSON, STREET, trees
-from test_selectors import leaf_paths
+from strategies import PERSON, STREET, leaf_paths, trees
 
 WITH_VOID = Taxonomy({'bg': 0, 'upper': {'arm': {'low_hand': 1, 'up_hand': 6}, 'torso': 2}, 'lower': {'up_leg': 5}}, ignore=[3, 4])
 

@@ -15,20 +15,9 @@ from hierseg.metrics.columns import active_selector, miou_metrics
 from hierseg.decoding.selectors import get_selector, lift_prediction
 from hierseg.taxonomy.tree import Taxonomy
 from hierseg.taxonomy.tensors import decompose_mask
-from strategies import PERSON, STREET, trees
-from test_selectors import leaf_paths
+from strategies import PERSON, STREET, batch, leaf_paths, logits_of, mask_of, trees
 
 ALL = ['simple', 'smart', 'topdown', 'mincost', 'bestpath']
-
-
-def batch(tax, seed=0, shape=(5, 6, 7), void=.2):
-    "Logits that know something of the truth, and a truth that lacks some classes in each image."
-    g = torch.Generator().manual_seed(seed)
-    z, y = torch.randn(shape[0], tax.n_leaves, *shape[1:], generator=g) * 2, torch.randint(0, tax.n_leaves, shape, generator=g)
-    y = torch.where(torch.rand(shape, generator=g) < .5, y[:, :1, :1], y)
-    z.scatter_add_(1, y.unsqueeze(1), torch.full_like(z[:, :1], 2.))
-    y[torch.rand(shape, generator=g) < void] = -100
-    return z, y
 
 
 def brute(tax, preds, y):
@@ -160,10 +149,6 @@ def test_plot_confusion_keeps_siblings_together():
 
 @pytest.fixture(scope='module')
 def tax(): return Taxonomy(PERSON)
-
-
-def logits_of(i): return batch(Taxonomy(PERSON), 4, (8, 8, 8))[0][i]
-def mask_of(i): return batch(Taxonomy(PERSON), 4, (8, 8, 8))[1][i]
 
 
 def learner(tax, selectors=('active', 'smart'), loss=None):

@@ -11,18 +11,9 @@ from hierseg.decoding.selectors import (MinCostClassSelector, Selector, SimpleCl
                                         get_selector, lift_prediction, list_selectors)
 from hierseg.taxonomy.tree import Taxonomy
 from hierseg.taxonomy.tensors import aggregate_log_probs, aggregate_probs
-from strategies import CITYSCAPES, PERSON, STREET, trees
+from strategies import CITYSCAPES, PERSON, STREET, leaf_paths, trees
 
 CONSISTENT = ['simple', 'topdown', 'mincost', 'bestpath']
-
-
-def leaf_paths(tax):
-    "For each leaf its class on every level, from the names of the tree alone."
-    out = []
-    for leaf in range(tax.n_leaves):
-        path = tax.node_paths[leaf]
-        out.append([[tax.node_paths[n] for n in tax.level_nodes[l]].index(path[:l + 1]) for l in range(tax.n_levels)])
-    return out
 
 
 def brute_levels(p, paths, tax):
