@@ -102,7 +102,7 @@ def commands_page():
     short = summaries(parser)
     head = ["---", "title: Every command and option",
             "description: What each command of hierseg takes, with an example and what it prints", "---", "",
-            "The pages below are made from the program's own help. How the commands fit together stands on the page "
+            "This page is made from the program's own help. How the commands fit together stands on the page "
             "[Command line](cli.ipynb).", "",
             "| command | what it does |", "|:---|:---|",
             *(f"| [`hierseg {n}`](#{n}) | {short.get(n) or ''} |" for n in subparsers(parser)), "",

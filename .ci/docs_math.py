@@ -59,7 +59,7 @@ def depth_change(element):
 
 
 def pieces(children):
-    "The children of a row, cut before relations and signs that stand outside brackets, and at wide spaces."
+    "The children of a row, cut before relations and signs outside brackets, and at wide spaces, which are kept as one."
     row, depth, done = [], 0, []
     for child in children:
         wide = tag(child) == "mspace" and float(re.sub(r"[^\d.]", "", child.get("width", "0")) or 0) >= 1
@@ -67,10 +67,9 @@ def pieces(children):
         if depth == 0 and row and (wide or breaks):
             done.append(row)
             row = []
-        if not wide:
-            if breaks:
-                child.set("form", "infix")
-            row.append(child)
+        if breaks:
+            child.set("form", "infix")
+        row.append(child)
         depth += depth_change(child)
     return [*done, row] if row else done
 
@@ -87,6 +86,9 @@ def mathml(tex, display):
     for piece in pieces(list(row)):
         math = ET.Element(f"{{{MATHML}}}math", **({"displaystyle": "true"} if display else {}))
         ET.SubElement(math, f"{{{MATHML}}}mrow").extend(piece)
+        if tag(piece[0]) == "mspace":
+            math.set("class", "after-gap")
+            math[0].remove(piece[0])
         out.append(ET.tostring(math, encoding="unicode"))
     return re.sub(r"ns0:|:ns0", "", "<wbr>".join(out))
 
