@@ -120,7 +120,8 @@ def publish_notebook(path, names):
             lines = "".join(cell["source"]).splitlines(keepends=True)
             cell["source"] = [line for line in lines if not line.startswith("output-file:")]
     if GUIDES.search(new):
-        nb["cells"].insert(1, {"cell_type": "markdown", "id": "links", "metadata": {}, "source": notebook_links(path.name)})
+        links = {"cell_type": "markdown", "id": "links", "metadata": {}, "source": notebook_links(path.name)}
+        nb["cells"].insert(1, links)
     path.with_name(new).write_text(json.dumps(nb, ensure_ascii=False), encoding="utf-8")
 
 
@@ -163,7 +164,7 @@ def prepare(proc):
     return {**{new: f"nbs/{old}" for old, new in names.items()}, **{p: f"nbs/{p}" for p in written}, **MADE}
 
 
-def render_site():
+def render_site(out=ROOT / "_docs"):
     "Process the notebooks with nbdev, render them, finish the pages. Gives the warnings."
     from docs_check import check_site
     from docs_html import finish_site
@@ -173,12 +174,10 @@ def render_site():
     proc = Path(proc_nbs(str(NBS), force=True, n_workers=0))
     sources = prepare(proc)
     warnings = build(proc, quiet=True).warnings
-    out = ROOT / "_docs"
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(proc / "_docs", out)
     shutil.rmtree(proc)
     finish_site(out, sources, project_urls())
-    print(f"the site is in {out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out}; open index.html")
     return [*warnings, *check_site(out)]
 
 
@@ -191,6 +190,7 @@ if __name__ == "__main__":
     print("README.md written")
     if not args.readme:
         found = render_site()
+        print("the site is in _docs; open index.html")
         for warning in found:
             print(f"warning: {warning}", file=sys.stderr)
         sys.exit(bool(found) if args.strict else 0)

@@ -71,7 +71,7 @@ def command_section(name, parser, summary, examples):
     parts = [f"## {name}\n", f"{(parser.description or summary or '').strip()}\n", code(usage_line(parser), "bash")]
     for group in parser._action_groups:
         if table := option_table(parser, group._group_actions):
-            title = {"positional arguments": "Arguments", "options": "Options"}.get(group.title, group.title.capitalize())
+            title = "Arguments" if group.title.startswith("positional") else group.title.capitalize()
             parts += [f"### {title} {{#{name}-{re.sub(r'[^a-z]+', '-', group.title.lower())}}}\n", table]
     own = [e for e in examples if example_command(e) == name]
     if own:
@@ -120,10 +120,12 @@ def clean(text, folder):
 
 def run_examples():
     "Run the examples in their order and keep what each prints."
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_ALBUMENTATIONS_UPDATE": "1", "MPLBACKEND": "agg"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_ALBUMENTATIONS_UPDATE": "1",
+           "MPLBACKEND": "agg"}
     examples = recorded_examples()
     with tempfile.TemporaryDirectory() as folder:
-        hierseg = f"{shlex.quote(sys.executable)} -W ignore -c 'import sys; from hierseg.cli import main; sys.exit(main())'"
+        main = "import sys; from hierseg.cli import main; sys.exit(main())"
+        hierseg = shlex.join([sys.executable, "-W", "ignore", "-c", main])
         for e in examples:
             line = e["command"].replace("hierseg", hierseg, 1)
             done = subprocess.run(["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True)

@@ -52,8 +52,8 @@ def source_links(page, sources, repo):
 
 def scrolling_tables(page):
     "Tables of an output scroll in their own box."
-    return re.sub(r"(?<!<div class=\"sd-table\">)(<table\b(?:(?!</table>).)*</table>)", r'<div class="table-scroll">\1</div>',
-                  page, flags=re.S)
+    table = r'(?<!<div class="sd-table">)(<table\b(?:(?!</table>).)*</table>)'
+    return re.sub(table, r'<div class="table-scroll">\1</div>', page, flags=re.S)
 
 
 def finish_page(page, name, sources, urls, anchors):

@@ -5,6 +5,7 @@ becomes several, cut before its relations and at its wide spaces, and the browse
 """
 import html
 import re
+from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 MATHML = "http://www.w3.org/1998/Math/MathML"
@@ -44,7 +45,7 @@ def names_apart(root):
             word = ET.SubElement(parent, f"{{{MATHML}}}mi", mathvariant="normal")
             word.text = "".join(words(c) for c in children)
         elif tag(parent) == "mrow":
-            for child, after in reversed(list(zip(children, children[1:]))):
+            for child, after in reversed(list(pairwise(children))):
                 base = child[0] if tag(child) in ("msub", "munder", "msup", "msubsup") and len(child) else child
                 name = tag(base) in ("mi", "mo") and len(words(base)) > 1 and words(base).isalpha()
                 if name and not (tag(after) == "mspace" or tag(after) == "mo" and words(after) in OPEN):
