@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -171,14 +172,16 @@ def render_site(out=ROOT / "_docs"):
     from nbdev.serve import proc_nbs
     from smalldocs.site import build
 
-    proc = Path(proc_nbs(str(NBS), force=True, n_workers=0))
+    with warnings.catch_warnings():  # what numpydoc thinks of other packages' docstrings is not for our pages
+        warnings.simplefilter("ignore")
+        proc = Path(proc_nbs(str(NBS), force=True, n_workers=0))
     sources = prepare(proc)
-    warnings = build(proc, quiet=True).warnings
+    complaints = build(proc, quiet=True).warnings
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(proc / "_docs", out)
     shutil.rmtree(proc)
     finish_site(out, sources, project_urls())
-    return [*warnings, *check_site(out)]
+    return [*complaints, *check_site(out)]
 
 
 if __name__ == "__main__":

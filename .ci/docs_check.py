@@ -1,4 +1,5 @@
 """Read the built site once more: dead links and anchors, pictures without words, anything that needs a network."""
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -78,10 +79,17 @@ def check_loads(path, reader):
             yield f"{path.name}: loads {href}, which is not there"
 
 
+def check_text(path):
+    "Paths of the machine that built the page, as a warning printed into a notebook has them."
+    for m in re.finditer(r"(?<![\w./:-])/(?:root|home|Users|tmp)/[\w./-]+", path.read_text(encoding="utf-8")):
+        yield f"{path.name}: names {m[0]}, a path of the machine that built it"
+
+
 def check_site(out):
     "Every complaint about the built site, one line each."
     readers = {p.resolve(): read_page(p) for p in sorted(Path(out).glob("*.html"))}
     found = []
     for path, reader in readers.items():
-        found += [*check_links(path, reader, readers), *check_pictures(path, reader), *check_loads(path, reader)]
+        found += [*check_links(path, reader, readers), *check_pictures(path, reader), *check_loads(path, reader),
+                  *check_text(path)]
     return found
