@@ -146,8 +146,8 @@ def _pose(rng):
     for side in (-1, 1): _limb_joints(pose, rng, side, lean, width, sitting)
     return pose
 
-# %% ../../nbs/04e_data.synthetic.ipynb #033d35fa
-def _place(pose, head, unit):
+# %% ../../nbs/04e_data.synthetic.ipynb #03ca4902
+def _place(pose, head, unit) -> dict:
     "`pose` in pixels, with the middle of the head in `head` and heads of `unit` pixels."
     def place(v): return (head[0] + v[0]*unit, head[1] + v[1]*unit) if isinstance(v, tuple) else v
     return {k: place(v) for k, v in pose.items()}
@@ -194,11 +194,12 @@ def _draw_leg(canvas, rng, pose, s, unit, outfit):
     _covered_limb(canvas, rng, pose['knee'+s], pose['ankle'+s], .31*unit, .22*unit, cloth, skin, legs - 1, 'low_leg')
     _covered_limb(canvas, rng, pose['hip'+s], pose['knee'+s], .4*unit, .28*unit, cloth, skin, legs, 'up_leg')
 
-# %% ../../nbs/04e_data.synthetic.ipynb #43523cb4
+# %% ../../nbs/04e_data.synthetic.ipynb #fc68fec6
 def _draw_torso(canvas, pose, unit, outfit):
     "Neck and torso, waisted; a skirt is worn over the thighs, so it is of their class."
     lean, w = pose['lean'], pose['width']
-    at = lambda p, side, d: _step(p, lean + side*pi/2, d*unit)
+    def at(p, side, d): return _step(p, lean + side*pi/2, d*unit)
+    def down(d): return _step(pose['neck'], lean, d*unit)
     waist = tuple(.45*a + .55*b for a, b in zip(pose['neck'], pose['pelvis']))
     low = _step(pose['pelvis'], lean, .22*unit)
     if outfit['skirt']:
@@ -206,7 +207,6 @@ def _draw_torso(canvas, pose, unit, outfit):
         skirt = [at(waist, -1, .6*w), at(waist, 1, .6*w), at(hem, 1, 1.), at(hem, -1, 1.)]
         canvas.add(skirt, outfit['trousers'], 'up_leg', _axis(waist, hem, unit))
     _limb(canvas, pose['chin'], pose['neck'], .22*unit, .24*unit, outfit['skin'], 'torso')
-    down = lambda d: _step(pose['neck'], lean, d*unit)
     sides = [(pose['neck'], .26), (down(.12), .72*w), (down(.4), .98*w), (down(1), .86*w), (waist, .72*w), (low, .78*w)]
     outline = [at(p, -1, d) for p, d in sides] + [at(p, 1, d) for p, d in reversed(sides)]
     canvas.add(outline, outfit['shirt'], 'torso', _axis(pose['neck'], low, unit))
@@ -345,10 +345,11 @@ def _people(rng, size):
     def top(u): return rng.uniform(.03, .3)*h if u > .16*h else rng.uniform(.08, .4)*h
     return [((s*w, top(u)), u) for s, u in zip(spots, units)]
 
-# %% ../../nbs/04e_data.synthetic.ipynb #d7996408
+# %% ../../nbs/04e_data.synthetic.ipynb #81836a79
 def _size(size):
     "`size` as (width, height)."
-    wh = (size, size) if isinstance(size, (int, np.integer)) and not isinstance(size, bool) else size
+    one = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
+    wh:tuple = (size, size) if one else size
     try:
         w, h = wh
         ok = w == int(w) and h == int(h) and min(w, h) >= 16
