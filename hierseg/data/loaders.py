@@ -203,10 +203,10 @@ def _is_preset(augment): return augment is None or augment is False or augment i
 # %% ../../nbs/04d_data.loaders.ipynb #8a6a07fd
 def data_config(
     size=TrainConfig.size, # Pixels: one number for a square, (height, width), or None for images as they are
-    resample:str|int=TrainConfig.resample, # Filter for images: nearest, box, bilinear, hamming, bicubic, lanczos or gaussian
+    resample:str|int=TrainConfig.resample, # Filter for images, one of `RESAMPLERS`
     method:str=TrainConfig.method, # How images come to that size: 'squash', 'crop' or 'pad'
-    augment=TrainConfig.augmentations, # In training: a preset of `augment_presets()`, an `A.Compose`, a list, a dict or a YAML file of it
-    augment_at:str|None=TrainConfig.augment_at, # 'native' before resizing or 'resized' after; by default presets after, your own before
+    augment=TrainConfig.augmentations, # In training: one of `augment_presets()`, an `A.Compose`, a list, a dict or a YAML file
+    augment_at:str|None=TrainConfig.augment_at, # 'native' before resizing, 'resized' after; presets after by default
     bs:int=TrainConfig.bs, # Images a batch
     normalize=TrainConfig.normalize, # 'imagenet', (mean, std), or False
     seed:int|None=TrainConfig.seed, # Seed of a random split and of the order of training images
