@@ -26,12 +26,11 @@ MODULES = {
 }
 # names of 0.1 that are called something else now, by the module or package that they are asked of
 RENAMED = {
-    'selectors': {'selectors': 'list_selectors'}, 'decoding': {'selectors': 'list_selectors'},
+    'selectors': {'selectors': 'list_selectors'},
     'losses': {'losses': 'list_losses', 'OtherLoss': 'WrappedLoss'},
-    'models': {'models': 'list_models'}, 'models.zoo': {'models': 'list_models'},
     'metrics': {'level_mious': 'miou_metrics'},
     'files': {'pairs': 'find_pairs'}, 'data': {'pairs': 'find_pairs'},
-    'experiment': {'less_is_better': 'lower_is_better'}, 'training': {'less_is_better': 'lower_is_better'},
+    'experiment': {'less_is_better': 'lower_is_better'},
     'all': {'level_mious': 'miou_metrics', 'less_is_better': 'lower_is_better', 'OtherLoss': 'WrappedLoss', 'pairs': 'find_pairs',
             'losses': 'list_losses', 'selectors': 'list_selectors'},
 }

@@ -60,3 +60,9 @@ from .evaluation.comparison import *
 
 # %% ../nbs/13_all.ipynb #5cba1293
 __all__ = [o for o in dir() if not o.startswith('_') and o != 'annotations']
+
+# %% ../nbs/13_all.ipynb #084fa39b
+from ._moved import lazily
+
+# %% ../nbs/13_all.ipynb #aca179f3
+__getattr__ = lazily(__name__)
