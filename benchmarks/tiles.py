@@ -33,17 +33,16 @@ def predictor(channels):
 
 
 def write_image(path, n):
-    "A picture of n x n pixels, written by rows: a texture that repeats, with noise."
+    "A picture of n x n pixels, written by rows: noise that repeats."
     rng = np.random.default_rng(0)
     tile = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    row = np.tile(tile, (1, -(-n // 256), 1))[:, :n]
     if path.suffix == '.tif':
         import tifffile
-        strips = (np.roll(row, y, 1)[:min(256, n - y)] for y in range(0, n, 256))
-        tifffile.imwrite(path, strips, shape=(n, n, 3), dtype=np.uint8, photometric='rgb', rowsperstrip=256, compression='zlib')
+        count = (-(-n // 256))**2
+        tifffile.imwrite(path, (np.roll(tile, i, 1) for i in range(count)), shape=(n, n, 3), dtype=np.uint8, photometric='rgb', tile=(256, 256), compression='zlib')
     else:
         import cv2
-        cv2.imwrite(str(path), np.tile(row, (-(-n // 256), 1, 1))[:n], [cv2.IMWRITE_PNG_COMPRESSION, 1] if path.suffix == '.png' else [])
+        cv2.imwrite(str(path), np.tile(tile, (-(-n // 256), -(-n // 256), 1))[:n, :n], [cv2.IMWRITE_PNG_COMPRESSION, 1] if path.suffix == '.png' else [])
 
 
 def large(image, out, channels):
