@@ -101,14 +101,15 @@ class ArraySelector:
 FORMAT = 'hierseg'   # the key of the metadata
 
 def _session(path, threads=None):
-    "An onnxruntime session on the CPU."
+    "An onnxruntime session, on a GPU where onnxruntime-gpu finds one."
     try: import onnxruntime as ort
     except ImportError: raise ImportError("running an ONNX file needs onnxruntime: pip install 'hierseg[onnx]'") from None
     if not Path(path).is_file(): raise DataError(f"{path}: no such file")
     options = ort.SessionOptions()
     if threads: options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    try: return ort.InferenceSession(str(path), options, providers=ort.get_available_providers())
+    providers = [p for p in ('CUDAExecutionProvider', 'CPUExecutionProvider') if p in ort.get_available_providers()]
+    try: return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as e: raise DataError(f"{path}: is no ONNX file that onnxruntime can run: {' '.join(str(e).split())[:200]}") from None
 
 # %% ../../nbs/10b_evaluation.onnx_engine.ipynb #fbbe437e
