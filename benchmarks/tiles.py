@@ -97,5 +97,5 @@ if __name__ == '__main__':
         large(args.folder / f'image.{args.image}', args.folder / 'mask.png', args.channels)
     else:
         with tempfile.TemporaryDirectory() as d:
-            write_image(Path(d) / f'image.{args.image}', args.n)
+            subprocess.run([sys.executable, '-c', f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import tiles, pathlib; tiles.write_image(pathlib.Path({d!r}) / "image.{args.image}", {args.n})'], check=True)
             subprocess.run([sys.executable, __file__, 'one', str(args.n), '--image', args.image, '--folder', d, '--channels', ','.join(map(str, args.channels))], check=True)

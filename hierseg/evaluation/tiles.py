@@ -181,15 +181,29 @@ def _tiff_rows(path, stack):
     if page.is_memmappable: return RawRows(path, page.shape, page.parent.byteorder + page.dtype.char, page.dataoffsets[0])
     return TiffRows(page, path)
 
-def _spooled(path, stack):
-    "Rows of a picture that can only be decoded whole: decoded once into a temporary file."
+def _vips_parts(path):
+    "Bands of RGB bytes of a PNG or JPEG as libvips decodes them, from top to bottom; None where pyvips is not installed."
+    try: import pyvips
+    except (ImportError, OSError): return None
+    try: im = pyvips.Image.new_from_file(str(path), access='sequential')
+    except pyvips.Error as e: raise DataError(f"{path}: cannot be read as image: {str(e).splitlines()[0]}") from None
+    im = (im if im.get_typeof('orientation') == 0 or im.get('orientation') == 1 else im.copy_memory().autorot()).colourspace('srgb')
+    im = im.extract_band(0, n=3) if im.bands > 3 else im
+    return (im.width, im.height), (np.frombuffer(im.crop(0, y, im.width, min(256, im.height - y)).write_to_memory(), np.uint8) for y in range(0, im.height, 256))
+
+def _cv2_parts(path):
     import cv2
     x = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if x is None: raise DataError(f"{path}: cannot be read as image: OpenCV does not know it, or it has more than 2^30 pixels; save it as TIFF")
+    return x.shape[1::-1], (np.ascontiguousarray(x[y:y + 256, :, ::-1]) for y in range(0, len(x), 256))
+
+def _spooled(path, stack):
+    "Rows of a picture that can only be decoded from its start: decoded once into a temporary file."
+    (w, h), parts = _vips_parts(path) or _cv2_parts(path)
     raw = Path(stack.enter_context(tempfile.TemporaryDirectory()))/'rows'
     with open(raw, 'wb') as f:
-        for y in range(0, len(x), 256): np.ascontiguousarray(x[y:y + 256, :, ::-1]).tofile(f)
-    return RawRows(raw, x.shape, np.uint8)
+        for part in parts: part.tofile(f)
+    return RawRows(raw, (h, w, 3), np.uint8)
 
 # %% ../../nbs/10c_evaluation.tiles.ipynb #9c8d5e22
 def _pixels(path):

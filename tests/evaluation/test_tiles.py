@@ -185,3 +185,25 @@ def test_written_rows_read_back(tmp_path, dtype, suffix):
             out.write(mask[:3])
             raise RuntimeError
     assert [f.name for f in tmp_path.iterdir()] == [f'm.{suffix}']
+
+
+def test_png_and_jpeg_are_streamed_by_libvips(picture, tmp_path):
+    pytest.importorskip('pyvips', reason='pyvips is not installed')
+    from contextlib import ExitStack
+    from hierseg.evaluation.tiles import _vips_parts, _spooled
+    from hierseg.files import read_image
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture).save(tmp_path / 'a.png')
+    Image.fromarray(np.dstack([picture, picture[..., :1]])).save(tmp_path / 'alpha.png')
+    Image.fromarray(picture[..., 0]).save(tmp_path / 'grey.png')
+    Image.fromarray(picture).save(tmp_path / 'turned.jpg', exif=exif, quality=98, subsampling=0)
+    for name in ('a.png', 'alpha.png', 'grey.png', 'turned.jpg'):
+        want = np.asarray(read_image(tmp_path / name))
+        assert _vips_parts(tmp_path / name)[0] == want.shape[1::-1]
+        with ExitStack() as stack:
+            got = _spooled(tmp_path / name, stack)(0, len(want))
+        assert np.abs(got.astype(int) - want).max() <= (4 if name.endswith('jpg') else 0), name
+    (tmp_path / 'x.png').write_bytes(b'none')
+    with pytest.raises(DataError, match='x.png'):
+        _vips_parts(tmp_path / 'x.png')
