@@ -98,7 +98,7 @@ def per_image(self:HierInterpretation) -> pd.DataFrame: # id, loss, miou_level_1
     "What each image scored."
     mious = {}
     for name in self.taxonomy.level_names:
-        x = self.conf._image_ious(name, None)
+        x = self.conf.image_ious(name, None)
         seen = ~np.isnan(x)
         mious[f'miou_{name}'] = np.where(seen.any(1), np.nansum(x, 1) / np.maximum(seen.sum(1), 1), np.nan)
     ids = [item_name(self.dl, i) for i in range(len(self))]
