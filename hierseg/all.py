@@ -21,6 +21,7 @@ import albumentations as A
 from .core import *
 from .taxonomy.tree import *
 from .taxonomy.tensors import *
+from .taxonomy.formats import *
 from .plotting.colors import *
 from .plotting.pictures import *
 from .plotting.curves import *

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import hierseg
 from .config import Option, TrainConfig, find_tree, read_train_config
-from .core import write_atomic
+from .core import without_none, write_atomic
+from .taxonomy.formats import read_tree, write_tree
 from .taxonomy.tree import Taxonomy
 
 # %% auto #0
@@ -49,7 +50,7 @@ def _user_errors():
     except BrokenPipeError:                                      # `hierseg … | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, ImportError) as e:             # a missing extra says what to install
         if os.environ.get('HIERSEG_DEBUG'): raise
         print(f"hierseg: {_refusal_text(e)}", file=sys.stderr)
         raise SystemExit(getattr(e, 'exit_code', 2)) from None
@@ -137,12 +138,18 @@ def level_table(
 # %% ../nbs/12_cli.ipynb #e06dd998
 def _run_taxonomy(args):
     "hierseg taxonomy"
-    taxonomy = Taxonomy(args.file)
+    taxonomy = read_tree(args.file, args.read_as, **without_none(ids=args.ids))
+    if args.out: write_tree(taxonomy, args.out, args.write_as)
     print(f"{taxonomy}\n\n{level_table(taxonomy)}\n")
     print(f"background: {taxonomy.background or 'none'}   void: {', '.join(map(str, taxonomy.ignore)) or 'no id'}")
 
 def _add_taxonomy(p):
-    p.add_argument('file', type=Path, metavar='T.yaml', help="the class tree")
+    p.add_argument('file', type=Path, metavar='FILE', help="the class tree: YAML, or as a data set ships it with --from")
+    formats = "cityscapes, mapillary, coco, paths or parents"
+    p.add_argument('--from', dest='read_as', metavar='FORMAT', help=f"what FILE is: {formats}")
+    p.add_argument('--ids', metavar='KIND', help="what the masks hold, for cityscapes: id or trainId (default: id)")
+    p.add_argument('--out', type=Path, metavar='F', help="also write the tree to this file")
+    p.add_argument('--to', dest='write_as', metavar='FORMAT', help=f"as what to write it: {formats}; YAML by default")
 
 # %% ../nbs/12_cli.ipynb #c9d12fb4
 @contextmanager
