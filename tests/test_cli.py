@@ -163,7 +163,7 @@ REFUSED = {
     'bad model params': (['train', '{people}', '--model-params', '{{depth: 3}}'], 'depth'),
     'model params no mapping': (['train', '{people}', '--model-params', '[1]'], 'mapping'),
     'missing ids file': (['train', '{people}', '--train-ids', 'none.txt', '--valid-ids', 'none.txt'], 'none.txt'),
-    'bad valid pct': (['train', '{people}', '--train-ids', '{ids}', '--valid-pct', '2'], 'valid_pct'),
+    'bad valid pct': (['train', '{people}', '--train-ids', '{ids}', '--valid-pct', '2'], 'valid-pct'),
     'out is in the way': (['train', '{people}', '--out', '{people}'], 'exists already'),
     'resume nothing': (['train', '--resume', '{experiment}'], 'resume'),
     'train nothing': (['train'], 'DATA'),
