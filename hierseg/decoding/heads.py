@@ -20,7 +20,7 @@ from ..taxonomy.tree import Taxonomy
 from ..taxonomy.tensors import aggregate_log_probs, aggregate_probs, device_table, full_precision
 
 # %% auto #0
-__all__ = ['HEADS', 'Head', 'LeafHead', 'NodeHead', 'LevelHeads', 'EmbeddingHead', 'get_head']
+__all__ = ['HEADS', 'Head', 'LeafHead', 'NodeHead', 'LevelHeads', 'ConditionalHead', 'EmbeddingHead', 'get_head']
 
 # %% ../../nbs/05_decoding.heads.ipynb #39da8a75
 HEADS = Registry('head')
@@ -136,6 +136,46 @@ class LevelHeads(Head, name='levels'):
     def activation(self, output): return torch.cat([o.softmax(1) for o in self.split(self.check(output))], 1)
     def leaf_probs(self, probs): return self.split(probs)[-1]
     def level_probs(self, probs): return self.split(full_precision(probs))
+
+# %% ../../nbs/05_decoding.heads.ipynb #6626568b
+def families_of(taxonomy):
+    "Node indices of each family, coarse to fine: the children of the root first, then those of every inner node."
+    parent = np.asarray(taxonomy.node_parent)
+    inner = np.arange(taxonomy.n_leaves, taxonomy.n_nodes)
+    parents = [-1, *inner[np.argsort(taxonomy.node_depth[inner], kind='stable')]]
+    return [np.flatnonzero(parent == n) for n in parents]
+
+# %% ../../nbs/05_decoding.heads.ipynb #a1191d0b
+class ConditionalHead(Head, name='conditional'):
+    "One logit for each node, leaves first; a softmax over the children of each node, given that node."
+    @property
+    def n_channels(self): return self.taxonomy.n_nodes
+    def _table(self, name, like, make): return device_table(self.taxonomy, name, like.device, make)
+    def conditional_log_probs(self,
+        output:torch.Tensor, # (B, n_channels, H, W) as the model returns it
+    ) -> torch.Tensor: # (B, n_nodes, H, W), in the order of `taxonomy.node_names`
+        "Log-probability of each node given its parent."
+        z, families = self.check(output), self.taxonomy.cached('families_of', lambda: families_of(self.taxonomy))
+        at = [self._table(f'family_{i}', z, lambda f=f: f) for i, f in enumerate(families)]
+        back = self._table('families_back', z, lambda: np.argsort(np.concatenate(families)))
+        return torch.cat([z.index_select(1, f).log_softmax(1) for f in at], 1).index_select(1, back)
+    def path_log_probs(self,
+        output:torch.Tensor, # (B, n_channels, H, W) as the model returns it
+    ) -> list[torch.Tensor]: # n_levels tensors (B, K_l, H, W), 0 for a leaf that ended further up
+        "Log-probability of each class of a level given its parent's."
+        cond, tax, out = self.conditional_log_probs(output), self.taxonomy, []
+        for l, nodes in enumerate(tax.level_nodes):
+            step = cond.index_select(1, self._table(f'level_nodes_{l}', cond, lambda nodes=nodes: nodes))
+            ends = self._table(f'ended_{l}', cond, lambda nodes=nodes, l=l: tax.node_depth[nodes] <= l)
+            out.append(step.masked_fill(ends.view(1, -1, *[1]*(step.ndim - 2)), 0))
+        return out
+    def level_log_probs(self, output):
+        out = []
+        for l, step in enumerate(self.path_log_probs(output)):
+            up = self._table(f'parents_{l}', step, lambda l=l: self.taxonomy.parents[l]) if l else None
+            out.append(step if up is None else step + out[-1].index_select(1, up))
+        return out
+    def leaf_log_probs(self, output): return self.level_log_probs(output)[-1]
 
 # %% ../../nbs/05_decoding.heads.ipynb #af15ed94
 class EmbeddingHead(LeafHead, name='embedding'):

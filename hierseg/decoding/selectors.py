@@ -41,10 +41,10 @@ def lift_prediction(
 # %% ../../nbs/05a_decoding.selectors.ipynb #fbaac5df
 SELECTORS = Registry('selector')
 
-# %% ../../nbs/05a_decoding.selectors.ipynb #dedd4aaf
+# %% ../../nbs/05a_decoding.selectors.ipynb #ccdbe0e3
 class Selector:
     "A rule that picks a class at every level; subclass it with a `name` and a `select` to add your own."
-    name, consistent, leaf_only = None, False, False
+    name, consistent, leaf_only, needs_fit = None, False, False, False
     def __init_subclass__(cls, name=None, **kwargs):
         super().__init_subclass__(**kwargs)
         if not name: return
@@ -178,10 +178,12 @@ class BestPathClassSelector(Selector, name='bestpath'):
             levels = [o.clamp(min=torch.finfo(o.dtype).tiny).log() for o in levels]
         return lift_prediction(best_channel(path_sum(levels, self.taxonomy)), self.taxonomy)
 
-# %% ../../nbs/05a_decoding.selectors.ipynb #5e873e9b
-def list_selectors() -> list[str]:
+# %% ../../nbs/05a_decoding.selectors.ipynb #0efc1951
+def list_selectors(
+    unfitted:bool=False, # Also those that have to be fitted on a hold-out before they can be used
+) -> list[str]: # In the order in which they were defined
     "The names of the known selectors."
-    return list(SELECTORS)
+    return [name for name, cls in SELECTORS.items() if unfitted or not cls.needs_fit]
 
 # %% ../../nbs/05a_decoding.selectors.ipynb #3f88b7fa
 def get_selector(

@@ -23,9 +23,9 @@ def list_losses() -> list[str]:
     "The names of the known losses."
     return [*LOSSES, *BASE_LOSSES]
 
-# %% ../../nbs/06d_losses.factory.ipynb #b0105ac7
+# %% ../../nbs/06d_losses.factory.ipynb #9d0930ac
 FLAT_NAMES = {'ce': 'ce', 'CrossEntropyLoss': 'ce', 'dice': 'dice', 'DiceLoss': 'dice',
-              'focal': 'focal', 'FocalLoss': 'focal'}
+              'focal': 'focal', 'FocalLoss': 'focal', 'ce_dice': 'ce_dice', 'CEDiceLoss': 'ce_dice'}
 
 def find_loss(name):
     "The class of a loss by its short name or its own."

@@ -22,7 +22,7 @@ from ..taxonomy.tensors import full_precision, plain_tensor
 from ..decoding.heads import from_mapping
 
 # %% auto #0
-__all__ = ['BASE_LOSSES', 'PixelLoss', 'CELoss', 'DiceLoss', 'FocalLoss', 'WrappedLoss', 'get_base_loss']
+__all__ = ['BASE_LOSSES', 'PixelLoss', 'CELoss', 'DiceLoss', 'FocalLoss', 'CEDiceLoss', 'WrappedLoss', 'get_base_loss']
 
 # %% ../../nbs/06_losses.pixel.ipynb #e084ee1f
 REDUCTIONS = ('mean', 'sum', 'none')
@@ -173,6 +173,34 @@ class FocalLoss(PixelLoss, name='focal'):
         loss = nll * (-torch.expm1(-nll)).clamp(min=torch.finfo(nll.dtype).tiny)**self.gamma
         w = self.pixel_weights(target, log_probs)
         return reduce_pixels(loss if self.weight is None else loss * w, w, reduction or self.reduction)
+
+# %% ../../nbs/06_losses.pixel.ipynb #2684573a
+class CEDiceLoss(PixelLoss, name='ce_dice'):
+    "Cross-entropy plus Dice, 0 on void."
+    def __init__(self,
+        weight:torch.Tensor|list|None=None, # (K,) weight of each class
+        ignore_index:int=-100, # Target value of void pixels
+        reduction:str='mean', # 'mean' over the batch, 'sum' over pixels, or 'none' for (B,)
+        ce:float=1., # Factor of cross-entropy
+        dice:float=1., # Factor of Dice
+        smooth:float=0., # As in `DiceLoss`
+        per_image:bool=False, # As in `DiceLoss`
+    ): # Raises `ValueError` for an unknown reduction or a negative factor
+        super().__init__(weight, ignore_index, reduction)
+        if min(ce, dice) < 0: raise ValueError(f"CEDiceLoss: factors are {ce} and {dice}; neither may be negative")
+        self.ce, self.dice = ce, dice
+        self.parts = nn.ModuleList([CELoss(weight, ignore_index), DiceLoss(weight, ignore_index, smooth=smooth, per_image=per_image)])
+    def with_weight(self, weight):
+        new = super().with_weight(weight)
+        new.parts = nn.ModuleList(p.with_weight(weight) for p in new.parts)
+        return new
+    def _params(self):
+        factors = without_none(ce=None if self.ce == 1 else self.ce, dice=None if self.dice == 1 else self.dice)
+        smooth, per_image = self.parts[1].smooth or None, self.parts[1].per_image or None
+        return dict(**factors, **without_none(smooth=smooth, per_image=per_image))
+    def from_log_probs(self, log_probs, target, reduction=None):
+        ce, dice = (p.from_log_probs(log_probs, target, reduction or self.reduction) for p in self.parts)
+        return self.ce * ce + self.dice * dice
 
 # %% ../../nbs/06_losses.pixel.ipynb #9753eaa2
 def per_pixel_fastai(loss):
