@@ -7,33 +7,37 @@ from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
-parser.read(here / "settings.ini", encoding="utf-8")
+with open(here / "settings.ini", encoding="utf-8") as f:
+    parser.read_file(f)
 cfg = parser["DEFAULT"]
 version = re.search(r'^__version__ = "(.+)"', (here / "hierseg/__init__.py").read_text(encoding="utf-8"), re.M)[1]
 
 
 def lines(key):
-    "The non-empty lines of a setting."
-    return [line for line in cfg[key].splitlines() if line.strip()]
+    "The non-empty lines of a setting, without comments."
+    return [line for line in map(str.strip, cfg[key].splitlines()) if line and not line.startswith("#")]
+
+
+def extras():
+    "`onnx_requirements` is the extra `onnx`, and so on; `all` is what a user may want together, `dev` left out."
+    named = {key.removesuffix("_requirements").replace("_", "-"): lines(key)
+             for key in cfg if key.endswith("_requirements")}
+    users = sorted({line for name, needed in named.items() if name != "dev" for line in needed})
+    return {**named, "all": users}
 
 
 setup(
     version=version,
     description=cfg["description"],
     author=cfg["author"],
-    license=cfg["license"],
+    license_expression=cfg["license"],
     keywords=cfg["keywords"].split(),
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["hierseg", "hierseg.*"]),
-    package_data={"hierseg": ["*.yaml"]},
+    include_package_data=True,  # what MANIFEST.in grafts under hierseg/
     install_requires=lines("requirements"),
-    extras_require={"dev": lines("dev_requirements")},
+    extras_require=extras(),
     entry_points={"console_scripts": [cfg["console_scripts"]], "nbdev": ["hierseg=hierseg._modidx:d"]},
-    classifiers=[
-        "Development Status :: 3 - Alpha",
-        "Intended Audience :: Science/Research",
-        "Programming Language :: Python :: 3",
-        "Topic :: Scientific/Engineering :: Image Recognition",
-    ],
+    classifiers=lines("classifiers"),
 )

