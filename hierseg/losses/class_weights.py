@@ -17,7 +17,7 @@ from ..taxonomy.tree import Taxonomy
 from ..data.loaders import class_frequencies
 
 # %% auto #0
-__all__ = ['SCHEMES', 'class_weights_from_counts', 'resolve_class_weights']
+__all__ = ['SCHEMES', 'class_weights_from_counts']
 
 # %% ../../nbs/06a_losses.class_weights.ipynb #4cce7c30
 def _inverse(n, per_image, beta): return n.sum() / (len(n) * n)
@@ -34,21 +34,23 @@ def _effective(n, per_image, beta):
 
 SCHEMES = Registry('class_weights', inverse=_inverse, sqrt_inverse=_sqrt_inverse, median=_median, effective=_effective)
 
-# %% ../../nbs/06a_losses.class_weights.ipynb #466c2695
+# %% ../../nbs/06a_losses.class_weights.ipynb #3f4e2b45
 def class_weights_from_counts(
-    counts, # (n_leaves,) pixels of each leaf in the training masks, or (n_images, n_leaves)
+    counts:np.ndarray|list, # (n_leaves,) pixels of each leaf in the training masks, or (n_images, n_leaves)
     taxonomy:Taxonomy, # The tree
     scheme:str='inverse', # 'inverse', 'sqrt_inverse', 'median' or 'effective'
     beta:float|None=None, # β of 'effective', between 0 and 1
-) -> list: # (K_l,) float32 tensors, coarse to fine
+) -> list[torch.Tensor]: # (K_l,) float32 tensors, coarse to fine
     "Class weights for every level; a class never seen gets 0, with a warning."
     weigh = SCHEMES.find(scheme)
     if beta is not None and not 0 < beta < 1: raise ValueError(f"beta is {beta}; it lies between 0 and 1")
     counts = np.atleast_2d(np.asarray(counts, dtype=np.float64))
     if counts.ndim != 2 or counts.shape[1] != taxonomy.n_leaves or (counts < 0).any() or not counts.any():
-        raise ValueError(f"counts of shape {counts.shape} do not fit; give the pixels of each of the {taxonomy.n_leaves} leaves, not all 0")
+        raise ValueError(f"counts of shape {counts.shape} do not fit; give the pixels of each of the "
+                         f"{taxonomy.n_leaves} leaves, not all 0")
     _warn_unseen(counts, taxonomy)
-    return [torch.tensor(_level_weights(counts @ np.eye(k)[up], weigh, beta), dtype=torch.float32) for up, k in zip(taxonomy.lift, taxonomy.n_classes)]
+    levels = [counts @ np.eye(k)[up] for up, k in zip(taxonomy.lift, taxonomy.n_classes)]
+    return [torch.tensor(_level_weights(n, weigh, beta), dtype=torch.float32) for n in levels]
 
 def _level_weights(counts, weigh, beta):
     seen = counts.sum(0) > 0
@@ -56,12 +58,12 @@ def _level_weights(counts, weigh, beta):
     out[seen] = weigh(counts.sum(0)[seen], counts[:, seen], beta)
     return out
 
-# %% ../../nbs/06a_losses.class_weights.ipynb #f04b68e6
 def _warn_unseen(counts, taxonomy):
     unseen = [name for name, n in zip(taxonomy.vocab, counts.sum(0)) if n == 0]
     if unseen: warnings.warn(f"no pixel of {', '.join(unseen)} in the training masks: weight 0", stacklevel=3)
 
-# %% ../../nbs/06a_losses.class_weights.ipynb #8a0b229e
+# %% ../../nbs/06a_losses.class_weights.ipynb #a5bd324e
 def resolve_class_weights(weights, dls, taxonomy):
     "Class weights for every level: as given, or counted once from the training masks by the scheme of that name."
-    return class_weights_from_counts(class_frequencies(dls, taxonomy), taxonomy, weights) if isinstance(weights, str) else weights
+    if not isinstance(weights, str): return weights
+    return class_weights_from_counts(class_frequencies(dls, taxonomy), taxonomy, weights)
