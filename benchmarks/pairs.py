@@ -1,8 +1,9 @@
 "Two ways of doing the same, timed in turn, so that a busy machine disturbs both alike."
 from __future__ import annotations
 
-import functools
+import contextlib
 import itertools
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -14,6 +15,19 @@ DEVICE = 'cpu'      # `run.py --device` sets it; read it through `device()`
 def device() -> str:
     "Where the tensors of a benchmark are to live: 'cpu' or 'cuda'."
     return DEVICE
+
+
+def set_up(where: str, threads: int):
+    "Where to measure and with how many threads, child processes included."
+    global DEVICE
+    DEVICE = where
+    quiet = dict(NO_ALBUMENTATIONS_UPDATE='1', HF_HUB_OFFLINE='1', MPLBACKEND='agg', KINETO_LOG_LEVEL='5')
+    os.environ.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), **quiet)
+    import torch
+    torch.set_num_threads(threads)
+    with contextlib.suppress(ImportError):
+        import cv2
+        cv2.setNumThreads(threads)
 
 
 @dataclass
