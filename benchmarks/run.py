@@ -1,6 +1,6 @@
 """Every speed that hierseg promises, beside what it is measured against, in one run.
 
-    python benchmarks/run.py [--only NAME] [--quick] [--device cuda] [--threads 1] [--out FOLDER]
+    python benchmarks/run.py [--only NAME] [--quick] [--device cuda] [--threads 1] [--clock cpu] [--out FOLDER]
 
 Prints a table, and writes results.json and results.md. README.md holds the contract of a module.
 """
@@ -64,7 +64,7 @@ def markdown(rows: list, about: dict) -> str:
     table = '\n'.join('| ' + ' | '.join(c.replace('|', '/') for c in line) + ' |' for line in lines)
     versions = ', '.join(f'{k} {v}' for k, v in about['versions'].items())
     return (f"{table}\n\n*Medians of interleaved pairs; a ratio above 1: hierseg is slower, or larger. {about['date']}, "
-            f"{about['machine']}, {about['threads']} thread(s), commit {about['commit']}; Python {about['python']}, "
+            f"{about['machine']}, {about['threads']} thread(s), {about['clock']} clock, commit {about['commit']}; Python {about['python']}, "
             f"{versions}.*\n")
 
 
@@ -96,19 +96,19 @@ def about(threads: int, quick: bool) -> dict:
         except PackageNotFoundError:
             pass
     return dict(date=datetime.date.today().isoformat(), machine=machine(), device=pairs.device(), threads=threads,
-                quick=quick, commit=commit + changed, python=platform.python_version(), versions=versions)
+                clock=pairs.CLOCK, quick=quick, commit=commit + changed, python=platform.python_version(), versions=versions)
 
 
 def chosen(only: str | None) -> tuple[list, str]:
-    "The modules to run, and what a row's name must contain."
+    "The modules to run, and the word that a row's name must contain."
     if only is None:
         return MODULES, ''
-    return ([only], '') if only in MODULES else (MODULES, only.lower())
+    return ([only], '') if only in MODULES else (MODULES, only)
 
 
-def run(only: str | None = None, quick: bool = False) -> list:
+def run(modules: list, quick: bool = False) -> list:
     "Measure, and print each row when it is there."
-    rows, (modules, word) = [], chosen(only)
+    rows = []
     for name in modules:
         there = has_rows(name)
         if not there:
@@ -116,7 +116,7 @@ def run(only: str | None = None, quick: bool = False) -> list:
             print(f'skipped: benchmarks/{name}.py {why}', file=sys.stderr, flush=True)
             continue
         for row in measured(name, quick):
-            if word in row.name.lower():
+            if pairs.wanted(row.name) or row.note.startswith('failed'):
                 rows.append(row)
                 name_, beside, ratio, bound, ours, theirs, note = cells(row)
                 print(f'{name_:<58} {beside:<40} {ratio:>6}  {bound:<12} {ours:>10} {theirs:>10}  {note}', flush=True)
@@ -139,10 +139,13 @@ def main(argv: list | None = None) -> int:
     parser.add_argument('--quick', action='store_true', help="tiny sizes and one round: does it run?")
     parser.add_argument('--device', default='cpu', help="cpu or cuda")
     parser.add_argument('--threads', type=int, default=1, help="threads of PyTorch, NumPy and OpenCV")
+    parser.add_argument('--clock', default='wall', choices=['wall', 'cpu'],
+                        help="seconds on the wall, or of processor where others use the machine at the same time")
     parser.add_argument('--out', type=Path, metavar='FOLDER', help="where the results go; benchmarks/, unless --quick")
     args = parser.parse_args(argv)
-    pairs.set_up(args.device, args.threads)
-    rows = run(args.only, args.quick)
+    modules, word = chosen(args.only)
+    pairs.set_up(args.device, args.threads, args.clock, word)
+    rows = run(modules, args.quick)
     out = args.out or (None if args.quick or args.only else HERE)
     if out is not None:
         write(rows, out, about(args.threads, args.quick))
