@@ -322,26 +322,101 @@ def _run_compare(args):
 
 # %% ../nbs/12_cli.ipynb #a1d309af
 def _add_predict(p):
-    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote")
-    p.add_argument('images', nargs='+', type=Path, metavar='IMAGES', help="image files, or folders of them")
+    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote, or an .onnx file of it")
+    p.add_argument('images', nargs='+', metavar='IMAGES', help="image files, folders of them, or patterns")
     p.add_argument('--out', type=Path, required=True, metavar='DIR', help="where the masks go")
-    p.add_argument('--levels', action='store_true', help="also one mask for each level")
-    p.add_argument('--no-overlay', action='store_true', help="masks only, no pictures to look at")
+    p.add_argument('--resume', action='store_true', help="skip images whose answers are there already")
     p.add_argument('--selector', help="instead of the experiment's own")
     p.add_argument('--weights', default='model', metavar='W', help=_WEIGHTS_HELP)
     p.add_argument('--bs', type=_positive, default=TrainConfig.bs, help="batch size")
+    g = p.add_argument_group('what is written beside the mask')
+    g.add_argument('--levels', action='store_true',
+                   help="one mask for each level, and classes.json that says what its ids stand for")
+    g.add_argument('--probs', action='store_true', help="the probabilities of every level, as .npz")
+    g.add_argument('--area', action='store_true', help="area.csv: pixels and share of each class and level in each image")
+    g.add_argument('--no-overlay', action='store_true', help="no pictures to look at")
+    g.add_argument('--no-legend', action='store_true', help="pictures without the legend")
+    g = p.add_argument_group('how the network looks')
+    g.add_argument('--tile', type=_positive, metavar='N', help="in tiles of N pixels, for large images")
+    g.add_argument('--overlap', type=int, default=128, metavar='N', help="pixels that tiles share")
+    g.add_argument('--scale', type=float, metavar='S', help="network pixels for each of the photograph's")
+    g.add_argument('--tta', action='store_true', help="several sizes, and mirrored: slower, a little better")
+
+# %% ../nbs/12_cli.ipynb #3aafdca4
+def _predictor_of(args):
+    "What predicts: an experiment, or an ONNX file, for which PyTorch is not imported."
+    from hierseg.evaluation.predictor import HierPredictor
+    selector = getattr(args, 'selector', None)
+    if args.experiment.suffix == '.onnx': return HierPredictor.from_onnx(args.experiment, selector)
+    return HierPredictor.from_experiment(args.experiment, args.weights, selector)
 
 def _run_predict(args):
     "hierseg predict"
-    from hierseg.training.run import load_experiment
-    from hierseg.evaluation.inference import find_images, predict_to_folder
-    images = find_images(args.images)
-    learn = load_experiment(args.experiment, weights=args.weights)
-    if args.selector: learn.selector = args.selector
+    from hierseg.evaluation.writing import list_images, write_predictions
+    images = list_images(args.images)
+    predictor = _predictor_of(args)
+    how = {k: getattr(args, k) for k in ('levels', 'probs', 'area', 'resume', 'tile', 'overlap', 'scale', 'bs')}
+    how |= dict(overlays=not args.no_overlay, legend=not args.no_legend, looks=True if args.tta else None)
     with _bar('predicting', len(images)) as progress:
-        how = dict(levels=args.levels, overlays=not args.no_overlay, bs=args.bs)
-        written = predict_to_folder(learn, images, args.out, **how, progress=progress)
-    print(f"{len(written)} files in {args.out}")
+        written = write_predictions(predictor, images, args.out, progress=progress, **how)
+    for error in written.failed.values(): print(f"hierseg: {_refusal_text(error)}", file=sys.stderr)
+    more = f", {len(written.skipped)} images were there already" if written.skipped else ''
+    failed = f", {len(written.failed)} of {len(images)} images failed" if written.failed else ''
+    print(f"{len(written.files)} files in {args.out}{more}{failed}")
+    return 0 if written.ok else 1
+
+# %% ../nbs/12_cli.ipynb #c47ffa31
+def _add_export(p):
+    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote")
+    p.add_argument('--onnx', type=Path, metavar='F', help="write this .onnx file")
+    p.add_argument('--torch', type=Path, metavar='F', help="write this .pt2 file, for torch.export")
+    p.add_argument('--weights', default='model', metavar='W', help=_WEIGHTS_HELP)
+
+def _run_export(args):
+    "hierseg export"
+    if not (args.onnx or args.torch): raise UsageError("export: name a file with --onnx F or --torch F")
+    from hierseg.export.onnx import export_onnx, export_torch
+    if args.onnx: export_onnx(args.experiment, args.onnx, args.weights)
+    if args.torch: export_torch(args.experiment, args.torch, args.weights)
+
+# %% ../nbs/12_cli.ipynb #6debdb0f
+def _add_app(p):
+    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote, or an .onnx file of it")
+    p.add_argument('--host', default='127.0.0.1', help="who can see it; 0.0.0.0 for the whole network")
+    p.add_argument('--port', type=_positive, metavar='N', help="the first free one from 7860 by default")
+    p.add_argument('--no-browser', action='store_true', help="do not open a browser")
+    p.add_argument('--weights', default='model', metavar='W', help=_WEIGHTS_HELP)
+
+def _run_app(args):
+    "hierseg app"
+    from hierseg.app import run_app
+    run_app(args.experiment, args.host, args.port, args.weights, open_browser=not args.no_browser)
+
+# %% ../nbs/12_cli.ipynb #8ec9d358
+def _add_push(p):
+    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote")
+    p.add_argument('repo', metavar='USER/NAME', help="where to, on the hub; with --local a folder")
+    p.add_argument('--local', action='store_true', help="write the bundle to a folder instead, to look at it first")
+    p.add_argument('--private', action='store_true', help="only you can see it")
+    p.add_argument('--license', metavar='NAME', help="such as apache-2.0")
+    p.add_argument('--note', default='', metavar='TEXT',
+                   help="what users should know: the data, its licence, what the model is not for")
+
+def _run_push(args):
+    "hierseg push"
+    from hierseg.export.hub import bundle, push_to_hub
+    if args.local: return print(bundle(args.experiment, args.repo, license=args.license, note=args.note))
+    print(push_to_hub(args.experiment, args.repo, args.private, args.license, args.note))
+
+# %% ../nbs/12_cli.ipynb #5f37f508
+def _add_pull(p):
+    p.add_argument('repo', metavar='USER/NAME', help="what to fetch from the hub")
+    p.add_argument('--revision', metavar='R', help="branch, tag or commit")
+
+def _run_pull(args):
+    "hierseg pull"
+    from hierseg.export.hub import pretrained_folder
+    print(pretrained_folder(args.repo, args.revision))
 
 # %% ../nbs/12_cli.ipynb #c4179a8d
 def _add_demo(p):
@@ -378,6 +453,11 @@ _COMMANDS = dict(
               "hierseg validate runs/first --json scores.json", _run_validate, _add_validate),
     predict=("write masks for images",
              "hierseg predict runs/first photos/*.jpg --out masks --levels", _run_predict, _add_predict),
+    export=("write a model for other programs: ONNX, torch.export",
+            "hierseg export runs/first --onnx first.onnx", _run_export, _add_export),
+    app=("look at predictions in a browser", "hierseg app runs/first", _run_app, _add_app),
+    push=("share an experiment on the hub", "hierseg push runs/first USER/NAME --license apache-2.0", _run_push, _add_push),
+    pull=("fetch a shared experiment", "hierseg pull USER/NAME", _run_pull, _add_pull),
     compare=("put experiments side by side: one table, one figure",
              "hierseg compare runs/* --out figures", _run_compare, _add_compare),
     taxonomy=("show a class tree, its levels and ids",

@@ -1,4 +1,5 @@
 "From a folder to batches. What needs PyTorch is imported when it is asked for, so that `hierseg check` starts at once."
+# ruff: noqa: F403, F405, F822
 from hierseg._moved import lazily
 from .check import *
 from .files import *
@@ -6,6 +7,8 @@ from .synthetic import *
 from .transforms import *
 from . import check, files, synthetic, transforms
 
-__all__ = [*files.__all__, *transforms.__all__, *check.__all__, *synthetic.__all__, 'DataError', 'TensorHierMask', 'TensorHierLevels', 'HierMask',
-           'HierImageBlock', 'HierMaskBlock', 'HierResize', 'HierAugment', 'HierDataLoaders', 'data_config', 'class_frequencies', 'encode_mask', 'class_indices']
+_LATE = ['DataError', 'TensorHierMask', 'TensorHierLevels', 'HierMask', 'HierImageBlock', 'HierMaskBlock', 'HierResize',
+         'HierAugment', 'HierDataLoaders', 'data_config', 'class_frequencies', 'encode_mask', 'class_indices']
+
+__all__ = [*files.__all__, *transforms.__all__, *check.__all__, *synthetic.__all__, *_LATE]
 __getattr__ = lazily(__name__, 'core', 'data.tensors', 'data.loaders')

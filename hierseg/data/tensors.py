@@ -7,7 +7,9 @@ Docs: https://hierseg.github.io/hierseg/data.tensors.html.md"""
 # %% auto #0
 __all__ = ['encode_mask', 'class_indices', 'TensorHierMask', 'TensorHierLevels', 'HierMask']
 
-# %% ../../nbs/04c_data.tensors.ipynb #4095cc43
+# %% ../../nbs/04c_data.tensors.ipynb #c3adf485
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -17,11 +19,11 @@ from fastai.torch_core import TensorImage, TensorMask
 from fastai.vision.core import PILMask
 from plum import dispatch
 
-import fastai.vision.data   # first: of two show methods that fit, plum may take the one registered later
+import fastai.vision.data  # noqa: F401, of two show methods that fit, plum may take the one registered later
 
 from ..core import DataError
 from ..taxonomy.tree import Taxonomy, VOID
-from ..taxonomy.tensors import lift_mask
+from ..taxonomy.tensors import lift_mask, plain_tensor
 from ..plotting.colors import colorize
 from ..plotting.pictures import as_picture, overlay, show_figure, show_pairs
 
@@ -37,11 +39,11 @@ def _code_tables(taxonomy):
         return wide, np.where(wide[:256] == _UNKNOWN, 255, wide[:256]).astype(np.uint8)
     return taxonomy.cached('codes', make)
 
-# %% ../../nbs/04c_data.tensors.ipynb #5a5df437
+# %% ../../nbs/04c_data.tensors.ipynb #e762dcb3
 def encode_mask(
     raw:np.ndarray, # (H, W) raw ids, uint8 or uint16
     taxonomy:Taxonomy, # The tree
-    source='mask', # Where it came from, for the error message
+    source:str|Path='mask', # Where it came from, for the error message
 ) -> np.ndarray: # (H, W) class + 1, 0 for void; uint8 up to 254 leaves, else uint16
     "Raw ids as codes; raises `DataError` naming the source and the ids that the tree does not know."
     wide, narrow = _code_tables(taxonomy)
@@ -63,17 +65,18 @@ def class_indices(
     out[out < 0] = VOID
     return out
 
-# %% ../../nbs/04c_data.tensors.ipynb #b764e6e9
+# %% ../../nbs/04c_data.tensors.ipynb #6749ac62
 def _show_classes(mask, taxonomy, ctx=None, level=-1, title=None, figsize=None, **kwargs):
     "Draw a mask of leaf classes in the taxonomy's colours at one level."
     if ctx is None: _, ctx = plt.subplots(figsize=figsize or (3, 3))
     level = taxonomy.level_index(level)
-    ctx.imshow(colorize(np.asarray(lift_mask(torch.as_tensor(mask), taxonomy, level)), taxonomy, level), interpolation='nearest')
+    lifted = np.asarray(lift_mask(torch.as_tensor(mask), taxonomy, level))
+    ctx.imshow(colorize(lifted, taxonomy, level), interpolation='nearest')
     ctx.axis('off')
     if title: ctx.set_title(title)
     return ctx
 
-# %% ../../nbs/04c_data.tensors.ipynb #a4fd749d
+# %% ../../nbs/04c_data.tensors.ipynb #59e4cae2
 class TensorHierMask(TensorMask):
     "Class indices of the leaves, int64 (H, W) or (B, H, W), -100 where void; shows itself in the taxonomy's colours."
     taxonomy = None
@@ -83,15 +86,17 @@ class TensorHierMask(TensorMask):
         level=-1, # Name or index of the level
         **kwargs # `title`, `figsize`
     ):
+        "Draw it on a level of its tree."
         if self.taxonomy is None: return super().show(ctx=ctx, **kwargs)
-        return _show_classes(self.as_subclass(torch.Tensor).cpu(), self.taxonomy, ctx, level, **kwargs)
+        return _show_classes(plain_tensor(self).cpu(), self.taxonomy, ctx, level, **kwargs)
 
     def affine_coord(self, *args, **kwargs):
         "fastai's rotations and zooms: what comes in from outside is void."
-        codes = TensorMask(self.as_subclass(torch.Tensor).clamp(min=-1) + 1).affine_coord(*args, **kwargs).as_subclass(torch.Tensor)
+        codes = TensorMask(plain_tensor(self).clamp(min=-1) + 1)
+        codes = plain_tensor(codes.affine_coord(*args, **kwargs))
         return torch.where(codes == 0, VOID, codes - 1).as_subclass(TensorHierMask)
 
-# %% ../../nbs/04c_data.tensors.ipynb #adccc569
+# %% ../../nbs/04c_data.tensors.ipynb #8edec031
 class TensorHierLevels(TensorHierMask):
     "Class indices at every level, coarse to fine: int64 (n_levels, H, W) or (B, n_levels, H, W), -100 where void."
     def show(self,
@@ -99,20 +104,23 @@ class TensorHierLevels(TensorHierMask):
         level=None, # Name or index of the level; with `ctx` the finest by default
         **kwargs # `title`, `figsize`
     ):
+        "Draw one level, or all of them side by side."
         levels = range(self.shape[0]) if level is None and ctx is None else [-1 if level is None else level]
         if self.taxonomy is not None: levels = [self.taxonomy.level_index(l) for l in levels]
-        axs = [ctx] if ctx is not None else plt.subplots(1, len(levels), figsize=kwargs.pop('figsize', (2.5 * len(levels), 2.7)), squeeze=False)[1][0]
+        figsize = kwargs.pop('figsize', (2.5 * len(levels), 2.7)) if ctx is None else None
+        axs = [ctx] if ctx is not None else plt.subplots(1, len(levels), figsize=figsize, squeeze=False)[1][0]
         for ax, l in zip(axs, levels): self._show_level(ax, l, **kwargs)
         return axs[0]
 
     def _show_level(self, ax, l, title=None):
-        mask, tax = np.asarray(self.as_subclass(torch.Tensor).cpu()[l]), self.taxonomy
-        ax.imshow(mask if tax is None else colorize(mask, tax, l), interpolation='nearest')
-        ax.set_title(title or (f'level_{l + 1}' if tax is None else tax.level_names[l]), fontsize=9); ax.axis('off')
+        mask, tree = np.asarray(plain_tensor(self).cpu()[l]), self.taxonomy
+        ax.imshow(mask if tree is None else colorize(mask, tree, l), interpolation='nearest')
+        ax.set_title(title or (f'level_{l + 1}' if tree is None else tree.level_names[l]), fontsize=9)
+        ax.axis('off')
 
     def affine_coord(self, *args, **kwargs): return super().affine_coord(*args, **kwargs).as_subclass(TensorHierLevels)
 
-# %% ../../nbs/04c_data.tensors.ipynb #48945e6a
+# %% ../../nbs/04c_data.tensors.ipynb #8971c035
 class HierMask(PILMask):
     "A mask as a Pillow image of class + 1, where 0 is void: what resizing and augmentation work on."
     taxonomy = source = None
@@ -121,8 +129,8 @@ class HierMask(PILMask):
     @classmethod
     def of(cls,
         codes:np.ndarray, # (H, W) class + 1, uint8 or uint16
-        taxonomy=None, # For showing
-        source=None, # For error messages
+        taxonomy:Taxonomy|None=None, # For showing
+        source:str|Path|None=None, # For error messages
     ):
         "A mask from its codes."
         im = cls(Image.fromarray(np.ascontiguousarray(codes)))
@@ -130,24 +138,31 @@ class HierMask(PILMask):
         return im
 
     def show(self, ctx=None, **kwargs):
+        "Draw it on a level of its tree; `level`, `title` and `figsize` are understood."
         if self.taxonomy is None: return super().show(ctx=ctx, **kwargs)
-        return _show_classes(class_indices(np.asarray(self)), self.taxonomy, ctx, **{k: v for k, v in kwargs.items() if k in ('level', 'title', 'figsize')})
+        known = {k: v for k, v in kwargs.items() if k in ('level', 'title', 'figsize')}
+        return _show_classes(class_indices(np.asarray(self)), self.taxonomy, ctx, **known)
 
-# %% ../../nbs/04c_data.tensors.ipynb #4ab1a521
-@ToTensor
-def encodes(self, o:HierMask): return torch.from_numpy(class_indices(np.asarray(o))).as_subclass(TensorHierMask)
-
+# %% ../../nbs/04c_data.tensors.ipynb #5c373ebd
 @IntToFloatTensor
 def encodes(self, o:TensorHierMask): return o
 
-# %% ../../nbs/04c_data.tensors.ipynb #5cde7f2a
+# %% ../../nbs/04c_data.tensors.ipynb #86b8f652
+@ToTensor
+def encodes(self, o:HierMask): return torch.from_numpy(class_indices(np.asarray(o))).as_subclass(TensorHierMask)
+
+# %% ../../nbs/04c_data.tensors.ipynb #8549e391
 @dispatch
-def show_batch(x:TensorImage, y:TensorHierMask, samples, ctxs=None, max_n=6, level=-1, alpha=.6, n_cols=3, nrows=None, ncols=None, figsize=None, **kwargs):
+def show_batch(x:TensorImage, y:TensorHierMask, samples, ctxs=None, max_n=6, level=-1, alpha=.6, n_cols=3,
+               nrows=None, ncols=None, figsize=None, **kwargs):
     "Images beside their masks in the colours of the taxonomy, with its legend; with `ctxs`, the tinted image in each."
-    tax = y.taxonomy
-    level, samples = tax.level_index(level), list(samples)[:max_n]
+    tree = y.taxonomy
+    level, samples = tree.level_index(level), list(samples)[:max_n]
     images = [as_picture(s[0]) for s in samples]
-    masks = [np.asarray(lift_mask(s[1].as_subclass(torch.Tensor).cpu(), tax, level)) for s in samples]
-    if ctxs is None: return show_figure(show_pairs(images, masks, tax, level=level, alpha=alpha, n_cols=ncols or n_cols, **kwargs))
-    for ax, i, m in zip(ctxs, images, masks): ax.imshow(overlay(i, m, tax, level, alpha)); ax.axis('off')
+    masks = [np.asarray(lift_mask(plain_tensor(s[1]).cpu(), tree, level)) for s in samples]
+    if ctxs is None:
+        return show_figure(show_pairs(images, masks, tree, level=level, alpha=alpha, n_cols=ncols or n_cols, **kwargs))
+    for ax, i, m in zip(ctxs, images, masks):
+        ax.imshow(overlay(i, m, tree, level, alpha))
+        ax.axis('off')
     return ctxs
