@@ -17,11 +17,13 @@ import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hierseg
 from .config import Option, TrainConfig, find_tree, read_train_config
-from .core import write_atomic
-from .taxonomy.tree import Taxonomy
+from .core import without_none, write_atomic
+
+if TYPE_CHECKING: from hierseg.taxonomy.tree import Taxonomy
 
 # %% auto #0
 __all__ = ['UsageError', 'Stopped', 'level_table', 'build_parser', 'main']
@@ -49,7 +51,7 @@ def _user_errors():
     except BrokenPipeError:                                      # `hierseg … | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, ImportError) as e:             # a missing extra says what to install
         if os.environ.get('HIERSEG_DEBUG'): raise
         print(f"hierseg: {_refusal_text(e)}", file=sys.stderr)
         raise SystemExit(getattr(e, 'exit_code', 2)) from None
@@ -113,9 +115,14 @@ _positive.__name__ = 'int'
 _DATA_HELP = "folder with images and masks"
 _DATA_OPTIONS = ('images', 'masks')
 
+def _read_tree(file):
+    "The tree of a file; NumPy is imported now, so that `--help` need not wait for it."
+    from hierseg.taxonomy.tree import Taxonomy
+    return Taxonomy(file)
+
 def _tree_of(args):
     "The tree that was named, or the one that lies in the data folder."
-    return Taxonomy(find_tree(args.data, getattr(args, 'taxonomy', None)))
+    return _read_tree(find_tree(args.data, getattr(args, 'taxonomy', None)))
 
 def _given(args, *names):
     "Some options by name, None where they were not typed."
@@ -137,12 +144,19 @@ def level_table(
 # %% ../nbs/12_cli.ipynb #e06dd998
 def _run_taxonomy(args):
     "hierseg taxonomy"
-    taxonomy = Taxonomy(args.file)
+    from hierseg.taxonomy.formats import read_tree, write_tree
+    taxonomy = read_tree(args.file, args.read_as, **without_none(ids=args.ids))
+    if args.out: write_tree(taxonomy, args.out, args.write_as)
     print(f"{taxonomy}\n\n{level_table(taxonomy)}\n")
     print(f"background: {taxonomy.background or 'none'}   void: {', '.join(map(str, taxonomy.ignore)) or 'no id'}")
 
 def _add_taxonomy(p):
-    p.add_argument('file', type=Path, metavar='T.yaml', help="the class tree")
+    p.add_argument('file', type=Path, metavar='FILE', help="the class tree: YAML, or as a data set ships it with --from")
+    formats = "cityscapes, mapillary, coco, paths or parents"
+    p.add_argument('--from', dest='read_as', metavar='FORMAT', help=f"what FILE is: {formats}")
+    p.add_argument('--ids', metavar='KIND', help="what the masks hold, for cityscapes: id or trainId (default: id)")
+    p.add_argument('--out', type=Path, metavar='F', help="also write the tree to this file")
+    p.add_argument('--to', dest='write_as', metavar='FORMAT', help=f"as what to write it: {formats}; YAML by default")
 
 # %% ../nbs/12_cli.ipynb #c9d12fb4
 @contextmanager
@@ -186,7 +200,7 @@ def _run_train(args):
     if args.resume: return _resume(args)
     config = TrainConfig.merge(read_train_config(args.config) if args.config else {}, _typed_options(args))
     if config.data is None: raise UsageError("name the folder of the data: hierseg train DATA --taxonomy T.yaml")
-    Taxonomy(find_tree(config.data, config.taxonomy))       # a mistake is told before PyTorch is imported
+    _read_tree(find_tree(config.data, config.taxonomy))       # a mistake is told before PyTorch is imported
     folder = _free_folder(args.out)
     from hierseg.training.folder import experiment_folder
     from hierseg.training.run import run_name, train
@@ -286,7 +300,7 @@ def _validate_all(args):
     own = args.ids is None and is_own_data(args.experiment, args.data)
     if not own and args.out is None:
         raise UsageError("these are not the experiment's own validation images: name a folder for results with --out")
-    out, tax = args.out or args.experiment, Taxonomy(args.experiment/'taxonomy.yaml')
+    out, tax = args.out or args.experiment, _read_tree(args.experiment/'taxonomy.yaml')
     levels = [tax.level_index(l.strip()) for l in args.levels.split(',')] if args.levels else None
     pairs = pairs_of_experiment(args.experiment, args.data, args.ids, **_given(args, *_DATA_OPTIONS))
     with _bar('scoring') as progress:
