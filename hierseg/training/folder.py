@@ -77,7 +77,7 @@ def plain_values(
 # %% ../../nbs/09_training.folder.ipynb #e3e21728
 FILE_KEYS = dict(augment='augmentations', bs='batch_size')
 
-# %% ../../nbs/09_training.folder.ipynb #41a679f0
+# %% ../../nbs/09_training.folder.ipynb #a5b348a9
 def experiment_config(
     learn:Learner, # The learner
     **extra # What only the caller knows: lr, epochs, seed, data
@@ -88,7 +88,7 @@ def experiment_config(
         raise ExperimentError("the data was not made by HierDataLoaders, so its transforms cannot be written down; "
                               "use HierDataLoaders.from_folder, from_ids or from_df")
     model = {'hierseg': hierseg.__version__, 'model_params': model_config(learn.model), **_pretrained(learn.model)}
-    rules = {'loss': learn.loss_func.config, 'selector': learn.selector.config}
+    rules = {'loss': learn.tree_loss.config, 'selector': learn.selector.config}
     data = {FILE_KEYS.get(k, k): v for k, v in data.items()}
     return plain_values({**model, **rules, **data, **without_none(**extra)})
 
@@ -530,10 +530,10 @@ def _keep_only(folder, epochs):
     for f in folder.glob('epoch_*.safetensors'):
         if f.stem not in {f'epoch_{e:03}' for e in epochs}: f.unlink()
 
-# %% ../../nbs/09_training.folder.ipynb #6d39e750
+# %% ../../nbs/09_training.folder.ipynb #f588475e
 @patch
 def _note_selector(self:ExperimentCallback):
-    now = dict(selector=plain_values(self.learn.selector.config), loss=plain_values(self.learn.loss_func.config))
+    now = dict(selector=plain_values(self.learn.selector.config), loss=plain_values(self.learn.tree_loss.config))
     if all(self.described[k] == v for k, v in now.items()): return
     self.described = {**self.described, **now}
     write_atomic(self.folder/'config.yaml', config_text(self.described))
