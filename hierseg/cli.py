@@ -140,6 +140,7 @@ def _run_taxonomy(args):
     taxonomy = Taxonomy(args.file)
     print(f"{taxonomy}\n\n{level_table(taxonomy)}\n")
     print(f"background: {taxonomy.background or 'none'}   void: {', '.join(map(str, taxonomy.ignore)) or 'no id'}")
+    for note in taxonomy.notes: print(note)
 
 def _add_taxonomy(p):
     p.add_argument('file', type=Path, metavar='T.yaml', help="the class tree")
@@ -166,6 +167,7 @@ def _run_check(args):
         where = _given(args, 'images', 'masks', 'train_ids', 'valid_ids')
         report = check_dataset(args.data, taxonomy, **where, progress=progress)
     print(report)
+    for note in taxonomy.notes: print(note)
     if args.json: _write_json(args.json, report.to_dict())
     return 0 if report.ok else 1
 
