@@ -167,7 +167,6 @@ def _run_check(args):
         where = _given(args, 'images', 'masks', 'train_ids', 'valid_ids')
         report = check_dataset(args.data, taxonomy, **where, progress=progress)
     print(report)
-    for note in taxonomy.notes: print(note)
     if args.json: _write_json(args.json, report.to_dict())
     return 0 if report.ok else 1
 

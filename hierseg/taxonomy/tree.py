@@ -51,14 +51,15 @@ def _key(path):
     "A path as text; a slash within a name is escaped, so that two paths never read alike."
     return '/'.join(n.replace('\\', '\\\\').replace('/', '\\/') for n in path)
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #bd73a893
+# %% ../../nbs/01_taxonomy.tree.ipynb #5128a14f
 def _check_id(value, where):
     "A raw id as `int`, or a `TaxonomyError` that names the key."
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TaxonomyError(f"{where}: {value!r} is no label id; a leaf is a whole number from 0 to {MAX_ID}, "
                             "or a list of them")
+    value = int(value)
     if not 0 <= value <= MAX_ID: raise TaxonomyError(f"{where}: id {value} is outside 0..{MAX_ID}")
-    return int(value)
+    return value
 
 def _leaf_ids(value, where):
     "The raw ids of a leaf given as one id or as a list of them."
@@ -164,12 +165,12 @@ def _check_ignore(ignore):
     ids = list(ignore) if isinstance(ignore, Iterable) else [ignore]
     return sorted({_check_id(i, 'ignore') for i in ids})
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #9b6648c0
+# %% ../../nbs/01_taxonomy.tree.ipynb #8724e485
 def _hex(value, where):
     "A colour as '#rrggbb', from such a text or three numbers 0..255."
     if isinstance(value, str) and re.fullmatch('#[0-9a-fA-F]{6}', value): return value.lower()
-    three = isinstance(value, Sequence) and len(value) == 3
-    if three and all(isinstance(o, Integral) and 0 <= o <= 255 for o in value): return '#%02x%02x%02x' % tuple(value)
+    rgb = list(value) if isinstance(value, Sequence) and len(value) == 3 else []
+    if rgb and all(isinstance(o, Integral) and 0 <= int(o) <= 255 for o in rgb): return '#' + bytes(rgb).hex()
     raise TaxonomyError(f"{where}: {value!r} is no colour; write '#rrggbb' in quotes or [red, green, blue], 0 to 255")
 
 def _check_colors(colors, names):
@@ -572,7 +573,7 @@ def children(self:Taxonomy,
     "The classes of the next level under each class of a level."
     return self.cached(('children', level), lambda: _members(self.parents[level + 1], self.n_classes[level]))
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #89016324
+# %% ../../nbs/01_taxonomy.tree.ipynb #5fcd1bb1
 _MAX_PAIRS = 2**32     # bytes of a table with an entry for every pair
 
 def _pairs_table(n, itemsize, what, instead):
@@ -587,7 +588,7 @@ def height(self:Taxonomy,
     b:np.ndarray, # Leaf class indices, of a shape that fits
 ) -> np.ndarray: # int64
     "The distance of pairs of leaves, without a table of all pairs."
-    return sum((up[a] != up[b]).astype(np.int64) for up in self.lift)
+    return np.sum([up[a] != up[b] for up in self.lift], axis=0, dtype=np.int64)
 
 @patch(as_prop=True)
 def max_distance(self:Taxonomy) -> int: # At most n_levels

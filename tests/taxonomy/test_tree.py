@@ -464,9 +464,9 @@ def test_a_tree_of_every_id_builds_without_a_table_of_pairs():
     assert tax.n_leaves == 65536 and tax.max_distance == 1 and tax.height(3, [3, 4]).tolist() == [0, 1]
     assert tax.groups(0)[65535] == [65535] and 'distance' not in tax._cached
     with pytest.raises(TaxonomyError, match='65,536 classes would take 32.0 GiB'):
-        tax.distance
+        print(tax.distance)
     with pytest.raises(TaxonomyError, match='65,538 classes would take 4.0 GiB'):
-        Taxonomy({'all': {f'c{i}': i for i in range(65535)}, 'more': {'rest': 65535}}).ancestors
+        print(Taxonomy({'all': {f'c{i}': i for i in range(65535)}, 'more': {'rest': 65535}}).ancestors)
 
 
 @given(trees())
