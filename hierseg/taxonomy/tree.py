@@ -202,7 +202,7 @@ def _short_names(nodes):
             out[i] = _key(n.path[-size[i]:])
     return out
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #67012e21
+# %% ../../nbs/01_taxonomy.tree.ipynb #4337a747
 class Taxonomy:
     "A tree of classes and everything that follows from it: levels, lift tables, raw-id encoding, names."
     ignore_index = VOID
@@ -216,6 +216,9 @@ class Taxonomy:
         swap:Sequence|None=None, # Pairs of classes that change places when an image is flipped, by name or path
     ): # Raises `TaxonomyError` naming the key that is wrong
         given = dict(background=background, ignore=ignore, levels=levels, colors=colors, coarse=coarse, swap=swap)
+        if isinstance(tree, (str, Path)):
+            self.__dict__ = Taxonomy.from_yaml(tree, **given).__dict__      # with the file's name in its errors
+            return
         tree, options = _split_options(_mapping(tree))
         self._nodes, self._cached = _read_nodes(tree), {}
         if not self._nodes: raise TaxonomyError("the tree is empty; give it at least one class")
@@ -262,12 +265,11 @@ class Taxonomy:
     def __getstate__(self): return self.to_dict()
     def __setstate__(self, state): self.__init__(state)
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #870a22dc
+# %% ../../nbs/01_taxonomy.tree.ipynb #ed7af559
 def _mapping(tree):
     "The nested mapping that a taxonomy is made from."
     if isinstance(tree, Taxonomy): return tree.to_dict()
     if isinstance(tree, Mapping): return tree
-    if isinstance(tree, (str, Path)): return Taxonomy.from_yaml(tree).to_dict()
     raise TaxonomyError(f"a taxonomy is a mapping or the path of a YAML file, not {type(tree).__name__}")
 
 def _plain_tree(nodes):
@@ -573,7 +575,7 @@ def children(self:Taxonomy,
     "The classes of the next level under each class of a level."
     return self.cached(('children', level), lambda: _members(self.parents[level + 1], self.n_classes[level]))
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #5fcd1bb1
+# %% ../../nbs/01_taxonomy.tree.ipynb #ccb8cac8
 _MAX_PAIRS = 2**32     # bytes of a table with an entry for every pair
 
 def _pairs_table(n, itemsize, what, instead):
@@ -588,7 +590,7 @@ def height(self:Taxonomy,
     b:np.ndarray, # Leaf class indices, of a shape that fits
 ) -> np.ndarray: # int64
     "The distance of pairs of leaves, without a table of all pairs."
-    return np.sum([up[a] != up[b] for up in self.lift], axis=0, dtype=np.int64)
+    return np.asarray(sum((up[a] != up[b]).astype(np.int64) for up in self.lift))
 
 @patch(as_prop=True)
 def max_distance(self:Taxonomy) -> int: # At most n_levels
