@@ -96,12 +96,15 @@ def _branch(ax, x0, y0, x1, y1):
 
 def _grey(ax, x, y, text, size, color='.35', **kwargs): ax.text(x, y, text, fontsize=size, color=color, **kwargs)
 
-# %% ../../nbs/03a_plotting.pictures.ipynb #dfccabc5
+# %% ../../nbs/03a_plotting.pictures.ipynb #fa25ee8a
 def plot_taxonomy(
     taxonomy:Taxonomy, # The tree
     width:float|None=None, # Of the figure in inches; by default as wide as the levels need
 ) -> Figure: # Constrained layout
-    "Draw the tree with its colours: levels from left to right, raw ids on the right."
+    "Draw the tree with its colours: levels from left to right, raw ids on the right; `ValueError` beyond 1,500 leaves."
+    if taxonomy.n_leaves > 1500:
+        raise ValueError(f'a drawing of {taxonomy.n_leaves:,} leaves would be {.01*taxonomy.n_leaves:.0f} m high; '
+                         'print the taxonomy instead')
     y, colors, names = _rows(taxonomy), node_colors(taxonomy), [_short(p[-1], 24) for p in taxonomy.node_paths]
     box = max(3.2, .24*max(map(len, names)) + .9)
     step, right = box + 1.6, (box + 1.6)*(taxonomy.n_levels - 1) + box
