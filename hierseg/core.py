@@ -18,11 +18,10 @@ from typing import Any
 import yaml
 
 # %% auto #0
-__all__ = ['MAX_YAML_DEPTH', 'one_line', 'last_name', 'TaxonomyError', 'ExperimentError', 'DataError', 'parse_yaml', 'read_yaml',
-           'write_atomic', 'unknown', 'Registry', 'written', 'without_none', 'cell_text', 'text_table',
+__all__ = ['TaxonomyError', 'ExperimentError', 'DataError', 'parse_yaml', 'read_yaml', 'write_atomic', 'Registry', 'text_table',
            'evaluation_mode']
 
-# %% ../nbs/00_core.ipynb #19a5dc24
+# %% ../nbs/00_core.ipynb #f4994465
 def one_line(
     error:object, # An exception, or any text
     limit:int|None=240, # Characters at most; None for all of them
@@ -30,12 +29,13 @@ def one_line(
     "The message of an error on one line."
     return ' '.join(str(error).split())[:limit]
 
-# %% ../nbs/00_core.ipynb #fb7ce54a
+# %% ../nbs/00_core.ipynb #ad68ae8e
 def last_name(
     name:object, # `package.module.Class`, or what `str` makes of a class; anything else is left alone
 ) -> object: # 'Class'
     "The class's own name, of whatever a configuration file calls it."
-    return re.sub(r"^<class '(.*)'>$", r'\1', name).rsplit('.', 1)[-1] if isinstance(name, str) else name
+    if not isinstance(name, str): return name
+    return re.sub(r"^<class '(.*)'>$", r'\1', name).rsplit('.', 1)[-1]
 
 # %% ../nbs/00_core.ipynb #21bf4367
 class TaxonomyError(ValueError):
@@ -45,7 +45,7 @@ class TaxonomyError(ValueError):
 class ExperimentError(ValueError):
     "An experiment folder, or a configuration, that cannot be written or read."
 
-# %% ../nbs/00_core.ipynb #19b1bffd
+# %% ../nbs/00_core.ipynb #323531e8
 class DataError(ValueError):
     "Data that cannot be used as it is; the message is one line that names the file or the id."
     def __init__(self,
@@ -55,10 +55,11 @@ class DataError(ValueError):
 
 def _own_line(message):
     "The message without the traceback that a loading process of PyTorch puts around it."
-    if message.startswith('Caught ') and 'Traceback' in message: message = message.strip().rsplit('DataError: ', 1)[-1]
+    wrapped = message.startswith('Caught ') and 'Traceback' in message
+    if wrapped: message = message.strip().rsplit('DataError: ', 1)[-1]
     return ' '.join(message.split('\n'))
 
-# %% ../nbs/00_core.ipynb #28d9e5e7
+# %% ../nbs/00_core.ipynb #f02e9857
 MAX_YAML_DEPTH = 64
 
 def _check_events(text, source, error):
@@ -67,7 +68,7 @@ def _check_events(text, source, error):
     for e in yaml.parse(text, Loader=yaml.SafeLoader):
         where = f"{source}: line {e.start_mark.line + 1}"
         if isinstance(e, yaml.AliasEvent): raise error(f"{where}: the alias *{e.anchor} is not allowed; write it out")
-        if getattr(e, 'tag', None): raise error(f"{where}: the tag {e.tag} is not allowed; write plain names and numbers")
+        if getattr(e, 'tag', None): raise error(f"{where}: the tag {e.tag} is not allowed; write plain values")
         if isinstance(e, yaml.CollectionStartEvent): depth += 1
         if isinstance(e, yaml.CollectionEndEvent): depth -= 1
         if depth > MAX_YAML_DEPTH: raise error(f"{where}: nested deeper than {MAX_YAML_DEPTH} levels")
@@ -88,7 +89,7 @@ def _scalar(node, where, error):
     if _FLOAT.fullmatch(s): return float(s.lower().replace('.inf', 'inf').replace('.nan', 'nan'))
     return _WORDS.get(s.lower(), s)
 
-# %% ../nbs/00_core.ipynb #1fde8736
+# %% ../nbs/00_core.ipynb #497580b0
 def _plain_node(node, source, error, path=()):
     "A YAML node as plain Python, keys kept as text."
     where = f"{source}: line {node.start_mark.line + 1}" + (f", {'/'.join(path)}" if path else '')
@@ -98,7 +99,8 @@ def _plain_node(node, source, error, path=()):
     for k, v in node.value:
         if not isinstance(k, yaml.ScalarNode): raise error(f"{where}: a key must be a name, not a list or mapping")
         here = (*path, k.value)
-        if k.value in out: raise error(f"{source}: line {k.start_mark.line + 1}: the key {'/'.join(here)} stands there twice")
+        if k.value in out:
+            raise error(f"{source}: line {k.start_mark.line + 1}: the key {'/'.join(here)} stands there twice")
         out[k.value] = _plain_node(v, source, error, here)
     return out
 
@@ -119,7 +121,7 @@ def parse_yaml(
     except RecursionError: raise error(f"{source}: nested deeper than {MAX_YAML_DEPTH} levels") from None
     return None if node is None else _plain_node(node, source, error)
 
-# %% ../nbs/00_core.ipynb #fcba22cf
+# %% ../nbs/00_core.ipynb #a55d323a
 def read_yaml(
     path:str|Path, # The file
     error:type[ValueError]=ValueError, # The kind of refusal
@@ -129,12 +131,13 @@ def read_yaml(
     except FileNotFoundError: raise error(f"{path}: no such file") from None
     except IsADirectoryError: raise error(f"{path}: is a folder, not a file") from None
     except UnicodeDecodeError: raise error(f"{path}: cannot be read as text: it is not UTF-8") from None
-    except (OSError, ValueError) as e: raise error(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}") from None
+    except (OSError, ValueError) as e:
+        raise error(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}") from None
     found = parse_yaml(text, path, error)
     if not isinstance(found, dict): raise error(f"{path}: holds no mapping; write `key: value`")
     return found
 
-# %% ../nbs/00_core.ipynb #206172ee
+# %% ../nbs/00_core.ipynb #dafadf78
 def write_atomic(
     path:str|Path, # The file
     write:str|bytes|Callable, # Text, bytes, or a function that writes a file at the path it is given
@@ -151,6 +154,7 @@ def write_atomic(
     return path
 
 def _write(tmp, write):
+    "Text, bytes, or whatever `write(tmp)` writes."
     if isinstance(write, bytes): tmp.write_bytes(write)
     elif isinstance(write, str): tmp.write_text(write, encoding='utf-8')
     else:
@@ -159,7 +163,7 @@ def _write(tmp, write):
         write(tmp)
         tmp.chmod(mode)
 
-# %% ../nbs/00_core.ipynb #f3b60d64
+# %% ../nbs/00_core.ipynb #f7d473a1
 def unknown(
     what:str, # What was asked for: 'model', 'loss'
     name:object, # The name that nobody knows
@@ -172,7 +176,7 @@ def unknown(
     hint = f" (did you mean {near[0]!r}?)" if near else ''
     return ValueError(f"{what} {name!r} is unknown{hint}; known are {', '.join(known)}{advice}")
 
-# %% ../nbs/00_core.ipynb #f310ffce
+# %% ../nbs/00_core.ipynb #4520e81f
 class Registry(Mapping):
     "Things by name, in the order they came; a class can be found under its own name too."
     def __init__(self,
@@ -183,8 +187,18 @@ class Registry(Mapping):
     def __getitem__(self, name): return self._items[name]
     def __iter__(self): return iter(self._items)
     def __len__(self): return len(self._items)
-    def register(self, name:str, item:Any): "Add an item, or put another in its place."; self._items[name] = item; return item
-    def remove(self, name:str): "Take an item out; nothing happens where there is none."; self._items.pop(name, None)
+    def register(self,
+        name:str, # Its short name
+        item:Any, # The thing
+    ) -> Any: # The thing
+        "Add an item, or put another in its place."
+        self._items[name] = item
+        return item
+    def remove(self,
+        name:str, # A short name
+    ):
+        "Take an item out; nothing happens where there is none."
+        self._items.pop(name, None)
     def find(self,
         name:object, # A short name, or the name of a class
         advice:str='', # What to do, beside choosing a known one
@@ -194,9 +208,13 @@ class Registry(Mapping):
         by_class = {getattr(c, '__name__', None): c for c in self._items.values()}
         if isinstance(name, str) and name in by_class: return by_class[name]
         raise unknown(self.what, name, self._items, advice)
-    def name_of(self, cls:type) -> str|None: "The short name of a class, or None."; return {c: n for n, c in self._items.items()}.get(cls)
+    def name_of(self,
+        cls:type, # A class
+    ) -> str|None: # None where it is not registered
+        "The short name of a class."
+        return {c: n for n, c in self._items.items()}.get(cls)
 
-# %% ../nbs/00_core.ipynb #1c7ec414
+# %% ../nbs/00_core.ipynb #9957d151
 def written(
     obj:object, # An object of a registered class
     registry:Registry, # Where its short name stands
@@ -206,14 +224,14 @@ def written(
     name = registry.name_of(type(obj)) or type(obj).__name__
     return {'__class__': type(obj).__name__, **params} if params else name
 
-# %% ../nbs/00_core.ipynb #261a643e
+# %% ../nbs/00_core.ipynb #a6d50bb8
 def without_none(
     **values, # Arguments, some of them None
 ) -> dict: # Those that were given
     "Keyword arguments without those that are None."
     return {k: v for k, v in values.items() if v is not None}
 
-# %% ../nbs/00_core.ipynb #92fc6798
+# %% ../nbs/00_core.ipynb #53f04b63
 def cell_text(
     value:Any, # Text, a number, or None
 ) -> str: # Three digits for a float, nothing for what is not there

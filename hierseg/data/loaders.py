@@ -29,6 +29,7 @@ import fastai.vision.data  # noqa: F401, of two show methods that fit, plum may 
 
 from ..core import DataError, one_line
 from ..taxonomy.tree import Taxonomy
+from ..config import TrainConfig
 from .files import Pair, random_split, read_image, read_mask, split_pairs
 from .transforms import (MEAN_COLOR, METHODS, PairAugmenter, augment_presets, augmentation_config,
                                      create_augmentation, fit_image, fit_mask, fit_size, resampler_name)
@@ -201,15 +202,15 @@ def _is_preset(augment): return augment is None or augment is False or augment i
 
 # %% ../../nbs/04d_data.loaders.ipynb #8a6a07fd
 def data_config(
-    size=128, # Pixels: one number for a square, (height, width), or None for images as they are
-    resample:str|int='lanczos', # Filter for images: nearest, box, bilinear, hamming, bicubic, lanczos or gaussian
-    method:str='squash', # How images come to that size: 'squash', 'crop' or 'pad'
-    augment='none', # In training: a preset of `augment_presets()`, an `A.Compose`, a list, a dict or a YAML file of it
-    augment_at:str|None=None, # 'native' before resizing or 'resized' after; by default presets after, your own before
-    bs:int=8, # Images a batch
-    normalize='imagenet', # 'imagenet', (mean, std), or False
-    seed:int|None=42, # Seed of a random split and of the order of training images
-    num_workers:int|None=None, # Processes that load data; by default 0 on a CPU, else up to 8
+    size=TrainConfig.size, # Pixels: one number for a square, (height, width), or None for images as they are
+    resample:str|int=TrainConfig.resample, # Filter for images: nearest, box, bilinear, hamming, bicubic, lanczos or gaussian
+    method:str=TrainConfig.method, # How images come to that size: 'squash', 'crop' or 'pad'
+    augment=TrainConfig.augmentations, # In training: a preset of `augment_presets()`, an `A.Compose`, a list, a dict or a YAML file of it
+    augment_at:str|None=TrainConfig.augment_at, # 'native' before resizing or 'resized' after; by default presets after, your own before
+    bs:int=TrainConfig.bs, # Images a batch
+    normalize=TrainConfig.normalize, # 'imagenet', (mean, std), or False
+    seed:int|None=TrainConfig.seed, # Seed of a random split and of the order of training images
+    num_workers:int|None=TrainConfig.num_workers, # Processes that load data; by default 0 on a CPU, else up to 8
 ) -> dict: # Plain values, ready for YAML; ValueError on what makes no sense
     "The preparation of data, checked and written down."
     size, written = _size(size), _written(augment)
@@ -270,10 +271,12 @@ def _train_dl(dset, cfg, augment, taxonomy, device, dl_type=TfmdDL, val_bs=None,
     return dl
 
 # %% ../../nbs/04d_data.loaders.ipynb #301f6af7
+_FILE_NAMES = dict(batch_size='bs', augmentations='augment')    # as config.yaml spells them
 _DL_ARGS = ('shuffle', 'drop_last', 'val_bs', 'pin_memory', 'persistent_workers', 'timeout', 'n', 'dl_type')
 
 def _take_config(kwargs, known=_DL_ARGS):
     "Arguments of `data_config` and those of the loader, apart; ValueError on any other."
+    kwargs = {_FILE_NAMES.get(k, k): v for k, v in kwargs.items()}
     names = inspect.signature(data_config).parameters
     wrong = next((k for k in kwargs if k not in names and k not in known), None)
     if wrong: raise ValueError(f"{wrong}: unknown argument; known are {', '.join([*names, *known])}")
@@ -309,7 +312,7 @@ class HierDataLoaders(DataLoaders):
         given, dl_args = _take_config(kwargs)
         if not train or not valid:
             raise DataError(f"the {'validation' if train else 'training'} split is empty: it lists no image")
-        augment = given.get('augment', 'none')
+        augment = given.get('augment', TrainConfig.augmentations)
         return cls._build(train, valid, taxonomy, path, data_config(**given), augment, device, **dl_args)
 
     @property

@@ -6,4 +6,4 @@ from .pictures import *
 from . import colors, curves, pictures
 
 __all__ = [*colors.__all__, *pictures.__all__, *curves.__all__]
-__getattr__ = lazily(__name__)
+__getattr__ = lazily(__name__, 'plotting.colors', 'plotting.pictures', 'plotting.curves')

@@ -16,17 +16,16 @@ from torch.autograd.function import once_differentiable
 from .tree import Taxonomy, VOID
 
 # %% auto #0
-__all__ = ['plain_tensor', 'full_precision', 'device_table', 'lift_mask', 'decompose_mask', 'aggregate_step', 'aggregate_probs',
-           'aggregate_log_probs']
+__all__ = ['lift_mask', 'decompose_mask', 'aggregate_probs', 'aggregate_log_probs']
 
-# %% ../../nbs/01a_taxonomy.tensors.ipynb #9085a543
+# %% ../../nbs/01a_taxonomy.tensors.ipynb #5677ede8
 def plain_tensor(
     x:torch.Tensor, # Of any subclass
 ) -> torch.Tensor: # The same memory
     "A tensor without its fastai type."
     return x if type(x) is torch.Tensor else x.as_subclass(torch.Tensor)
 
-# %% ../../nbs/01a_taxonomy.tensors.ipynb #d36912d1
+# %% ../../nbs/01a_taxonomy.tensors.ipynb #8083c3bc
 def full_precision(
     x:torch.Tensor, # Of any type
 ) -> torch.Tensor: # float32, or float64 where it was
@@ -34,7 +33,7 @@ def full_precision(
     x = plain_tensor(x)
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) or not x.is_floating_point() else x
 
-# %% ../../nbs/01a_taxonomy.tensors.ipynb #17d23de2
+# %% ../../nbs/01a_taxonomy.tensors.ipynb #ab2fa992
 def device_table(
     taxonomy:Taxonomy, # The tree, which keeps the table
     name:str, # What the table is called
@@ -44,7 +43,7 @@ def device_table(
     "A tensor that depends on the tree alone: made once a device, kept by the tree, not pickled with it."
     return taxonomy.cached((name, str(device)), lambda: torch.as_tensor(np.asarray(make()), device=device))
 
-# %% ../../nbs/01a_taxonomy.tensors.ipynb #ed469e54
+# %% ../../nbs/01a_taxonomy.tensors.ipynb #0e5b3760
 def lift_mask(
     mask:torch.Tensor, # Leaf class indices, any shape; negative is void
     taxonomy:Taxonomy, # The tree
@@ -53,19 +52,20 @@ def lift_mask(
     "Leaf class indices as those of a coarser level."
     l = taxonomy.level_index(level)
     if l == taxonomy.n_levels - 1: return mask
-    table = device_table(taxonomy, f'lift_void_{l}', mask.device, lambda: np.append(taxonomy.lift[l], VOID))
-    return table[mask.long().clamp(min=-1)]    # -1 wraps round to the last entry: void
+    return _lift_table(taxonomy, l, mask.device)[mask.long().clamp(min=-1)]    # -1 wraps round to void
 
-# %% ../../nbs/01a_taxonomy.tensors.ipynb #9465deb6
+def _lift_table(taxonomy, l, device):
+    "Leaf class to class of level `l`, with void at the end."
+    return device_table(taxonomy, f'lift_void_{l}', device, lambda: np.append(taxonomy.lift[l], VOID))
+
+# %% ../../nbs/01a_taxonomy.tensors.ipynb #b9bdd577
 def decompose_mask(
     mask:torch.Tensor, # int64 leaf class indices, (B, H, W) or any other shape; negative is void
     taxonomy:Taxonomy, # The tree
 ) -> list[torch.Tensor]: # n_levels int64 tensors of the same shape, coarse to fine; the last is `mask` itself
     "A mask on every level of the tree."
     at = torch.where(mask < 0, taxonomy.n_leaves, mask).reshape(-1)
-    def up(l):
-        table = device_table(taxonomy, f'lift_void_{l}', mask.device, lambda: np.append(taxonomy.lift[l], VOID))
-        return table.index_select(0, at).view(mask.shape)
+    def up(l): return _lift_table(taxonomy, l, mask.device).index_select(0, at).view(mask.shape)
     return [up(l) for l in range(taxonomy.n_levels - 1)] + [mask]
 
 # %% ../../nbs/01a_taxonomy.tensors.ipynb #c14d1278
@@ -87,7 +87,7 @@ class _Up(torch.autograd.Function):
         if ctx.log: grad = grad * (saved[0] - saved[1].index_select(1, parent)).exp_()
         return grad, None, None, None
 
-# %% ../../nbs/01a_taxonomy.tensors.ipynb #226013cb
+# %% ../../nbs/01a_taxonomy.tensors.ipynb #1c3075b7
 def aggregate_step(
     x:torch.Tensor, # (B, K_{l+1}, …) log-probabilities of level l + 1, or probabilities
     taxonomy:Taxonomy, # The tree
@@ -95,15 +95,16 @@ def aggregate_step(
     log:bool=True, # Logsumexp; else the sum
 ) -> torch.Tensor: # (B, K_l, …)
     "One step up the tree: from the classes of a level to those of the next coarser one."
-    if taxonomy.n_classes[level] == taxonomy.n_classes[level + 1]: return x   # nothing splits here; the order is the same
+    if taxonomy.n_classes[level] == taxonomy.n_classes[level + 1]: return x   # nothing splits, the order is the same
     parent = device_table(taxonomy, f'parents_{level + 1}', x.device, lambda: taxonomy.parents[level + 1])
     return _Up.apply(x, parent, taxonomy.children(level), log)
 
-# %% ../../nbs/01a_taxonomy.tensors.ipynb #525e2fc2
+# %% ../../nbs/01a_taxonomy.tensors.ipynb #4f6c7294
 def _aggregate(x, taxonomy, log):
     "(B, n_leaves, …) on every level, coarse to fine."
     if x.ndim < 2 or x.shape[1] != taxonomy.n_leaves:
-        raise ValueError(f"expected (B, {taxonomy.n_leaves}, …) for a tree of {taxonomy.n_leaves} leaves, got {tuple(x.shape)}")
+        raise ValueError(f"expected (B, {taxonomy.n_leaves}, …) for a tree of {taxonomy.n_leaves} leaves, "
+                         f"got {tuple(x.shape)}")
     levels = [x]
     for l in reversed(range(taxonomy.n_levels - 1)): levels.insert(0, aggregate_step(levels[0], taxonomy, l, log))
     return levels

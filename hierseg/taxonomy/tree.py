@@ -35,9 +35,10 @@ PERSON_TREE = {
         'upper_body': {'low_hand': 1, 'up_hand': 6, 'torso': 2, 'head': 4},
         'lower_body': {'low_leg': 3, 'up_leg': 5}}}
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #59fe34dc
+# %% ../../nbs/01_taxonomy.tree.ipynb #cb3f309e
 @dataclass
 class _Node:
+    "A class of the tree, on its way to being numbered."
     path: tuple          # names from the top to this node
     ids: list|None       # raw ids of a leaf, None for an inner node
     children: list = field(default_factory=list)
@@ -49,11 +50,12 @@ class _Node:
 
 def _key(path): return '/'.join(path)
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #07632b2f
+# %% ../../nbs/01_taxonomy.tree.ipynb #bd73a893
 def _check_id(value, where):
     "A raw id as `int`, or a `TaxonomyError` that names the key."
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TaxonomyError(f"{where}: {value!r} is no label id; a leaf is a whole number from 0 to {MAX_ID}, or a list of them")
+        raise TaxonomyError(f"{where}: {value!r} is no label id; a leaf is a whole number from 0 to {MAX_ID}, "
+                            "or a list of them")
     if not 0 <= value <= MAX_ID: raise TaxonomyError(f"{where}: id {value} is outside 0..{MAX_ID}")
     return int(value)
 
@@ -63,27 +65,23 @@ def _leaf_ids(value, where):
     if not ids: raise TaxonomyError(f"{where}: an empty list; give the leaf at least one id")
     return [_check_id(i, where) for i in ids]
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #69a405a2
+# %% ../../nbs/01_taxonomy.tree.ipynb #fcb6059b
 _MAX_DEPTH = 64
-
-def _check_name(name, path):
-    "A class name must be text: YAML 1.1 would read `no:` as False and `1:` as a number."
-    if not isinstance(name, str) or not name.strip():
-        raise TaxonomyError(f"{_key(path) or 'the tree'}: the key {name!r} is no class name; write it as non-empty text")
 
 def _read_nodes(tree, path=()):
     "The nodes of a nested mapping, in file order, as a list of trees."
     if len(path) >= _MAX_DEPTH: raise TaxonomyError(f"{_key(path[:3])}/…: the tree is deeper than {_MAX_DEPTH} levels")
-    nodes = []
-    for name, value in tree.items():
-        _check_name(name, path)
-        here = (*path, name)
-        if isinstance(value, Mapping):
-            if not value: raise TaxonomyError(f"{_key(here)}: an empty branch; give it classes, or an id to make it a leaf")
-            nodes.append(_Node(here, None, _read_nodes(value, here)))
-        elif value is None: raise TaxonomyError(f"{_key(here)}: an empty branch; give it classes, or an id to make it a leaf")
-        else: nodes.append(_Node(here, _leaf_ids(value, _key(here))))
-    return nodes
+    return [_read_node(name, value, path) for name, value in tree.items()]
+
+def _read_node(name, value, path):
+    "One node and all below it; YAML 1.1 would read the name `no` as False and `1` as a number."
+    if not isinstance(name, str) or not name.strip():
+        raise TaxonomyError(f"{_key(path) or 'the tree'}: the key {name!r} is no class name; write non-empty text")
+    here = (*path, name)
+    if value is None or (isinstance(value, Mapping) and not value):
+        raise TaxonomyError(f"{_key(here)}: an empty branch; give it classes, or an id to make it a leaf")
+    if isinstance(value, Mapping): return _Node(here, None, _read_nodes(value, here))
+    return _Node(here, _leaf_ids(value, _key(here)))
 
 # %% ../../nbs/01_taxonomy.tree.ipynb #048aca49
 def _check_unique(leaves, ignore):
@@ -96,60 +94,65 @@ def _check_unique(leaves, ignore):
     for i in ignore:
         if i in owner: raise TaxonomyError(f"ignore: id {i} belongs to {owner[i]}; an id is either a class or ignored")
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #f5016578
+# %% ../../nbs/01_taxonomy.tree.ipynb #da190b8c
 _DEFAULTS = dict(background='auto', ignore=(), levels=None, colors=None)   # what is given here wins over the file
 
 def _split_options(raw):
     "Separate the tree from the options that stand beside it under `hierarchy:`."
     if not isinstance(raw.get('hierarchy'), Mapping): return raw, {}
     unknown = [k for k in raw if k != 'hierarchy' and k not in _DEFAULTS]
-    if unknown: raise TaxonomyError(f"{unknown[0]}: unknown key beside `hierarchy`; known are {', '.join(_DEFAULTS)}")
+    if unknown:
+        raise TaxonomyError(f"{unknown[0]}: unknown key beside `hierarchy`; known are {', '.join(_DEFAULTS)}")
     return raw['hierarchy'], {k: raw[k] for k in _DEFAULTS if k in raw}
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #631a60d1
-def _mapping(tree):
-    "The nested mapping that a taxonomy is made from."
-    if isinstance(tree, Taxonomy): return tree.to_dict()
-    if isinstance(tree, Mapping): return tree
-    if isinstance(tree, (str, Path)): return Taxonomy.from_yaml(tree).to_dict()
-    raise TaxonomyError(f"a taxonomy is a mapping or the path of a YAML file, not {type(tree).__name__}")
-
+# %% ../../nbs/01_taxonomy.tree.ipynb #65ad6c27
 def _find_background(nodes, background):
     "The top-level leaf that is background, or None; 'auto' takes one named bg or background."
     tops = {n.name: n for n in nodes}
     if background is None or background is False: return None
-    if background == 'auto': return next((n for n in nodes if n.name.lower() in ('bg', 'background') and n.ids is not None), None)
-    if background not in tops: raise TaxonomyError(f"background: {background!r} is no top-level class; top-level are {', '.join(tops)}")
-    if tops[background].ids is None: raise TaxonomyError(f"background: {background} is a branch; background must be a leaf")
+    if background == 'auto':
+        return next((n for n in nodes if n.name.lower() in ('bg', 'background') and n.ids is not None), None)
+    if background not in tops:
+        raise TaxonomyError(f"background: {background!r} is no top-level class; top-level are {', '.join(tops)}")
+    if tops[background].ids is None:
+        raise TaxonomyError(f"background: {background} is a branch; background must be a leaf")
     return tops[background]
 
+# %% ../../nbs/01_taxonomy.tree.ipynb #e3f3d489
 def _check_levels(levels, n):
     "Names for the levels, coarse to fine."
     if levels is None: return [f'level_{i + 1}' for i in range(n)]
-    if isinstance(levels, str) or not isinstance(levels, Sequence) or len(levels) != n or len(set(levels)) != n or not all(isinstance(o, str) and o.strip() for o in levels):
+    names = list(levels) if isinstance(levels, Sequence) and not isinstance(levels, str) else []
+    if len(names) != n or len(set(names)) != n or not all(isinstance(o, str) and o.strip() for o in names):
         raise TaxonomyError(f"levels: {levels!r} does not fit; give {n} different names, coarse to fine")
-    return list(levels)
+    return names
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #35ae412b
 def _check_ignore(ignore):
     "Raw ids that are void, as a sorted list."
-    return sorted(set(_leaf_ids(ignore, 'ignore'))) if not (ignore is None or (isinstance(ignore, Sequence) and len(ignore) == 0)) else []
+    empty = ignore is None or (isinstance(ignore, Sequence) and len(ignore) == 0)
+    return [] if empty else sorted(set(_leaf_ids(ignore, 'ignore')))
 
+# %% ../../nbs/01_taxonomy.tree.ipynb #94251305
 def _hex(value, where):
     "A colour as '#rrggbb', from such a text or three numbers 0..255."
     if isinstance(value, str) and re.fullmatch('#[0-9a-fA-F]{6}', value): return value.lower()
-    if isinstance(value, Sequence) and len(value) == 3 and all(isinstance(o, Integral) and 0 <= o <= 255 for o in value): return '#%02x%02x%02x' % tuple(value)
-    raise TaxonomyError(f"{where}: {value!r} is no colour; write '#rrggbb' in quotes or [red, green, blue] from 0 to 255")
+    three = isinstance(value, Sequence) and len(value) == 3
+    if three and all(isinstance(o, Integral) and 0 <= o <= 255 for o in value): return '#%02x%02x%02x' % tuple(value)
+    raise TaxonomyError(f"{where}: {value!r} is no colour; write '#rrggbb' in quotes or [red, green, blue], 0 to 255")
 
 def _check_colors(colors, names):
     "Colours by class name or path."
-    if not isinstance(colors or {}, Mapping): raise TaxonomyError(f"colors: {colors!r} is no mapping; write `class name: '#rrggbb'`")
-    for k in colors or {}:
+    colors = colors or {}
+    if not isinstance(colors, Mapping):
+        raise TaxonomyError(f"colors: {colors!r} is no mapping; write `class name: '#rrggbb'`")
+    for k in colors:
         if k not in names: raise TaxonomyError(f"colors: {k} is no class of the tree")
-    return {k: _hex(v, f'colors: {k}') for k, v in (colors or {}).items()}
+    return {k: _hex(v, f'colors: {k}') for k, v in colors.items()}
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #65a7c9a7
-def _walk(nodes): return [o for n in nodes for o in (n, *_walk(n.children))]
+# %% ../../nbs/01_taxonomy.tree.ipynb #b20170d1
+def _walk(nodes):
+    "All nodes, each before what lies below it."
+    return [o for n in nodes for o in (n, *_walk(n.children))]
 
 def _level_nodes(nodes, depth):
     "The nodes at `depth` and the shallower leaves, in file order."
@@ -159,6 +162,7 @@ def _order(nodes, background):
     "Background first, then by ascending smallest raw id."
     return sorted(nodes, key=lambda n: (n is not background, min(i for o in n.leaves() for i in o.ids)))
 
+# %% ../../nbs/01_taxonomy.tree.ipynb #495805a8
 def _short_names(nodes):
     "Names of nodes, lengthened from the right end of their paths until they differ."
     out = [n.name for n in nodes]
@@ -168,34 +172,22 @@ def _short_names(nodes):
         out = [_key(n.path[-size:]) if name in clashing else name for n, name in zip(nodes, out)]
     return out
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #20159153
+# %% ../../nbs/01_taxonomy.tree.ipynb #a14f9f66
 class Taxonomy:
     "A tree of classes and everything that follows from it: levels, lift tables, raw-id encoding, names."
     ignore_index = VOID
     def __init__(self,
         tree:Mapping|str|Path|Taxonomy, # Nested mapping with raw ids as leaves, or the path of a YAML file
-        background:str|None='auto', # Name of the top-level leaf that is background; 'auto' takes bg or background; None for none
+        background:str|None='auto', # The top-level leaf that is background; 'auto' for bg or background; None for none
         ignore:int|Sequence[int]=(), # Raw ids that are void
         levels:Sequence[str]|None=None, # Names of the levels, coarse to fine; by default level_1 … level_n
         colors:Mapping|None=None, # Colours by class name or path, '#rrggbb' or three numbers
     ): # Raises `TaxonomyError` naming the key that is wrong
         given = dict(background=background, ignore=ignore, levels=levels, colors=colors)
         tree, options = _split_options(_mapping(tree))
-        self._build(tree, {k: v if v != _DEFAULTS[k] else options.get(k, v) for k, v in given.items()})
-
-    def __repr__(self):
-        extra = f", background {self.background}" if self.background else ", no background"
-        return f"Taxonomy({self.n_leaves} leaves, {self.n_levels} level{'s' * (self.n_levels > 1)}{extra})"
-    def __str__(self): return self.tree()
-    def __eq__(self, other): return isinstance(other, Taxonomy) and self.to_yaml() == other.to_yaml()
-    def __hash__(self): return hash(self.to_yaml())
-    def __getstate__(self): return self.to_dict()
-    def __setstate__(self, state): self.__init__(state)
-
-    def _build(self, tree, options):
-        self._nodes = _read_nodes(tree)
+        self._tree, self._nodes, self._cached = _to_plain(tree), _read_nodes(tree), {}
         if not self._nodes: raise TaxonomyError("the tree is empty; give it at least one class")
-        self._set_options(tree, **options)
+        self._set_options(**{k: v if v != _DEFAULTS[k] else options.get(k, v) for k, v in given.items()})
         self._index_levels()
         self._index_nodes()
         self._index_ids()
@@ -216,7 +208,8 @@ class Taxonomy:
     ) -> Taxonomy: # Raises `TaxonomyError` that starts with `source`
         "The taxonomy of a YAML text."
         raw = parse_yaml(text, source, TaxonomyError)
-        if not isinstance(raw, dict): raise TaxonomyError(f"{source}: holds no mapping; write classes as `name: id` or nested")
+        if not isinstance(raw, dict):
+            raise TaxonomyError(f"{source}: holds no mapping; write classes as `name: id` or nested")
         return cls._named(raw, source, **kwargs)
 
     @classmethod
@@ -225,25 +218,47 @@ class Taxonomy:
         try: return cls(raw, **kwargs)
         except TaxonomyError as e: raise TaxonomyError(f"{source}: {e}") from None
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #40326bc8
+    def __repr__(self):
+        extra = f", background {self.background}" if self.background else ", no background"
+        return f"Taxonomy({self.n_leaves} leaves, {self.n_levels} level{'s' * (self.n_levels > 1)}{extra})"
+    def __str__(self): return self.tree()
+    def __eq__(self, other): return isinstance(other, Taxonomy) and self.to_yaml() == other.to_yaml()
+    def __hash__(self): return hash(self.to_yaml())
+    def __getstate__(self): return self.to_dict()
+    def __setstate__(self, state): self.__init__(state)
+
+# %% ../../nbs/01_taxonomy.tree.ipynb #6ec08a06
+def _mapping(tree):
+    "The nested mapping that a taxonomy is made from."
+    if isinstance(tree, Taxonomy): return tree.to_dict()
+    if isinstance(tree, Mapping): return tree
+    if isinstance(tree, (str, Path)): return Taxonomy.from_yaml(tree).to_dict()
+    raise TaxonomyError(f"a taxonomy is a mapping or the path of a YAML file, not {type(tree).__name__}")
+
+def _to_plain(tree):
+    "A copy of a nested mapping in dicts, lists and numbers that YAML can write."
+    if isinstance(tree, Mapping): return {k: _to_plain(v) for k, v in tree.items()}
+    if isinstance(tree, (list, tuple)): return [_to_plain(v) for v in tree]
+    return int(tree) if isinstance(tree, Integral) and not isinstance(tree, bool) else tree
+
+# %% ../../nbs/01_taxonomy.tree.ipynb #2a9e9253
 @patch
-def _set_options(self:Taxonomy, tree, background, ignore, levels, colors):
-    nodes = self._nodes
-    self._tree, self.ignore = deepcopy(_to_plain(tree)), _check_ignore(ignore)
-    leaves = [o for n in nodes for o in n.leaves()]
+def _set_options(self:Taxonomy, background, ignore, levels, colors):
+    nodes = _walk(self._nodes)
+    leaves = [n for n in nodes if n.ids is not None]
+    self.ignore = _check_ignore(ignore)
     _check_unique(leaves, self.ignore)
-    self._bg_node = _find_background(nodes, background)
+    self._bg_node = _find_background(self._nodes, background)
     self.background = self._bg_node.name if self._bg_node else None
     self.bg_index = 0 if self._bg_node else None
-    self.n_levels, self.n_leaves = max(n.depth for n in _walk(nodes)), len(leaves)
-    if self.n_leaves < 2: raise TaxonomyError(f"{_key(leaves[0].path)}: a single class; there is nothing to tell apart, give the tree at least two leaves")
+    self.n_levels, self.n_leaves = max(n.depth for n in nodes), len(leaves)
+    if self.n_leaves < 2:
+        raise TaxonomyError(f"{_key(leaves[0].path)}: a single class; there is nothing to tell apart, "
+                            "give the tree at least two leaves")
     self._named_levels, self.level_names = levels is not None, _check_levels(levels, self.n_levels)
-    names = {n.name for n in _walk(nodes)} | {_key(n.path) for n in _walk(nodes)}
-    self.colors = _check_colors(colors, names)
+    self.colors = _check_colors(colors, {n.name for n in nodes} | {_key(n.path) for n in nodes})
 
-def _to_plain(tree): return {k: _to_plain(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
-
-# %% ../../nbs/01_taxonomy.tree.ipynb #86031a45
+# %% ../../nbs/01_taxonomy.tree.ipynb #8fad571f
 @patch
 def _index_levels(self:Taxonomy):
     self._levels = [_order(_level_nodes(self._nodes, d + 1), self._bg_node) for d in range(self.n_levels)]
@@ -251,25 +266,22 @@ def _index_levels(self:Taxonomy):
     self.n_classes = [len(l) for l in self._levels]
     self.vocab = self.level_classes[-1]
     where = [{n.path: k for k, n in enumerate(l)} for l in self._levels]
-    def up(n, l): return where[l][n.path[:l + 1]]
-    self.lift = np.array([[up(n, l) for n in self._levels[-1]] for l in range(self.n_levels)], dtype=np.int64)
-    self.parents = [None] + [np.array([up(n, l - 1) for n in self._levels[l]], dtype=np.int64) for l in range(1, self.n_levels)]
-    self.distance = (self.lift[:, :, None] != self.lift[:, None, :]).sum(0)
+    def up(nodes, l): return np.array([where[l][n.path[:l + 1]] for n in nodes], dtype=np.int64)
+    self.lift = np.stack([up(self._levels[-1], l) for l in range(self.n_levels)])
+    self.parents = [None] + [up(self._levels[l], l - 1) for l in range(1, self.n_levels)]
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #7972bc91
+# %% ../../nbs/01_taxonomy.tree.ipynb #da75c972
 @patch
 def _index_nodes(self:Taxonomy):
-    inner = sorted((n for n in _walk(self._nodes) if n.ids is None), key=lambda n: n.depth)   # stable: file order within a depth
-    nodes = self._levels[-1] + inner
+    inner = [n for n in _walk(self._nodes) if n.ids is None]
+    nodes = self._levels[-1] + sorted(inner, key=lambda n: n.depth)     # stable: file order within a depth
     at = {n.path: i for i, n in enumerate(nodes)}
     self.n_nodes, self.node_paths = len(nodes), [n.path for n in nodes]
     self.node_names, self.node_depth = _short_names(nodes), np.array([n.depth for n in nodes])
     self.node_parent = np.array([at.get(n.path[:-1], -1) for n in nodes])
     self.level_nodes = [np.array([at[n.path] for n in l]) for l in self._levels]
-    self.ancestors = np.zeros((self.n_nodes,) * 2, dtype=bool)
-    for i, n in enumerate(nodes): self.ancestors[i, [at[n.path[:d]] for d in range(1, n.depth + 1)]] = True
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #5c35796d
+# %% ../../nbs/01_taxonomy.tree.ipynb #cbe6dcc6
 _UNKNOWN = -1
 
 @patch
@@ -278,13 +290,14 @@ def _index_ids(self:Taxonomy):
     self._table = np.full(MAX_ID + 1, _UNKNOWN, dtype=np.int64)
     for c, ids in enumerate(self.leaf_ids): self._table[ids] = c
     self._table[self.ignore] = VOID
-    self.classes_content = {name: {s: [i for o in n.leaves() for i in o.ids] for n, s in self._file_order(l) if n is not self._bg_node}
-                            for l, name in enumerate(self.level_names)}
+    self.classes_content = {name: self._content(l) for l, name in enumerate(self.level_names)}
 
 @patch
-def _file_order(self:Taxonomy, l):
+def _content(self:Taxonomy, l):
+    "Raw ids of the classes of a level in file order, without background."
     named = dict(zip((n.path for n in self._levels[l]), self.level_classes[l]))
-    return [(n, named[n.path]) for n in _level_nodes(self._nodes, l + 1)]
+    nodes = [n for n in _level_nodes(self._nodes, l + 1) if n is not self._bg_node]
+    return {named[n.path]: [i for o in n.leaves() for i in o.ids] for n in nodes}
 
 # %% ../../nbs/01_taxonomy.tree.ipynb #f31fc3fe
 def _draw(nodes, indent=''):
@@ -300,7 +313,7 @@ def tree(self:Taxonomy) -> str: # One line a node, leaves with their raw ids
     "The tree as text, in the drawing that the `tree` command made familiar."
     return '\n'.join(['.', *_draw(self._nodes)])
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #1a94fe9a
+# %% ../../nbs/01_taxonomy.tree.ipynb #f3f19165
 @patch
 def to_dict(self:Taxonomy) -> dict: # The tree under `hierarchy` and the options that are set
     "The taxonomy as plain Python, ready for YAML; `Taxonomy(t.to_dict()) == t`."
@@ -313,18 +326,15 @@ def to_dict(self:Taxonomy) -> dict: # The tree under `hierarchy` and the options
 @patch
 def to_yaml(self:Taxonomy) -> str: # A YAML text that `Taxonomy.from_text` reads
     "The taxonomy as YAML."
-    return yaml.safe_dump(_yaml_ready(self.to_dict()), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
-def _yaml_ready(o):
-    if isinstance(o, Mapping): return {k: _yaml_ready(v) for k, v in o.items()}
-    if isinstance(o, (list, tuple)): return [_yaml_ready(v) for v in o]
-    return int(o) if isinstance(o, Integral) and not isinstance(o, bool) else o
-
-# %% ../../nbs/01_taxonomy.tree.ipynb #4ee98f94
+# %% ../../nbs/01_taxonomy.tree.ipynb #5d6a3ebf
 @patch(as_prop=True)
-def is_flat(self:Taxonomy) -> bool: "Whether the tree has one level: ordinary segmentation."; return self.n_levels == 1
+def is_flat(self:Taxonomy) -> bool: # False where there is more than one level
+    "Whether the tree has one level: ordinary segmentation."
+    return self.n_levels == 1
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #dcd9390d
+# %% ../../nbs/01_taxonomy.tree.ipynb #b34f9e5d
 @patch
 def encode(self:Taxonomy,
     mask:np.ndarray, # Raw ids, any shape, an integer or boolean type
@@ -332,20 +342,21 @@ def encode(self:Taxonomy,
 ) -> np.ndarray: # int64 class indices, -100 where the id is ignored
     "Raw ids to class indices; raises `TaxonomyError` with the source and the ids that the tree does not know."
     mask = np.asarray(mask)
-    if mask.dtype.kind not in 'uib': raise TaxonomyError(f"{source or 'mask'}: holds {mask.dtype} values; label ids are whole numbers")
-    inside = mask.dtype in (np.uint8, np.uint16, bool) or mask.size == 0 or (mask.min() >= 0 and mask.max() <= MAX_ID)
-    out = self._table[mask.astype(np.intp)] if inside else None
-    if out is None or (out == _UNKNOWN).any(): raise TaxonomyError(f"{source or 'mask'}: {_unknown_text(self, mask)}")
+    if mask.dtype.kind not in 'uib':
+        raise TaxonomyError(f"{source or 'mask'}: holds {mask.dtype} values; label ids are whole numbers")
+    small = mask.dtype in (np.uint8, np.uint16, bool) or mask.size == 0
+    out = self._table[mask.astype(np.intp)] if small or (mask.min() >= 0 and mask.max() <= MAX_ID) else None
+    if out is None or (out == _UNKNOWN).any():
+        raise TaxonomyError(f"{source or 'mask'}: {_unknown_text(self.unknown_ids(mask))}")
     return out
 
-def _unknown_text(tax, mask):
-    ids = tax.unknown_ids(mask)
-    more = f" and {len(ids) - 8} more" if len(ids) > 8 else ''
-    one = len(ids) == 1
-    return (f"label id{'' if one else 's'} {', '.join(map(str, ids[:8]))}{more} {'is' if one else 'are'} not in the taxonomy; "
-            f"add {'it' if one else 'them'} to the tree or to `ignore`")
+def _unknown_text(ids):
+    "What to do about ids that the tree does not know."
+    named = ', '.join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else '')
+    if len(ids) == 1: return f"label id {named} is not in the taxonomy; add it to the tree or to `ignore`"
+    return f"label ids {named} are not in the taxonomy; add them to the tree or to `ignore`"
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #5a2dbfc7
+# %% ../../nbs/01_taxonomy.tree.ipynb #d872c9cc
 @patch
 def unknown_ids(self:Taxonomy,
     mask:np.ndarray, # Raw ids
@@ -356,6 +367,7 @@ def unknown_ids(self:Taxonomy,
     known[known] = self._table[ids[known]] != _UNKNOWN
     return ids[~known].tolist()
 
+# %% ../../nbs/01_taxonomy.tree.ipynb #84dfb200
 @patch
 def decode(self:Taxonomy,
     mask:np.ndarray, # Class indices of a level
@@ -363,23 +375,14 @@ def decode(self:Taxonomy,
     void:int|None=None, # Raw id written for void pixels; by default the smallest ignored id
 ) -> np.ndarray: # uint8, or uint16 where an id needs it
     "Class indices to raw ids; a class of several ids, or an inner node, is written as the smallest of them."
-    void = void if void is not None else (self.ignore[0] if self.ignore else None)
-    table = [min(i for o in n.leaves() for i in o.ids) for n in self._levels[level]] + [0 if void is None else void]
+    void = self.ignore[0] if void is None and self.ignore else void
     mask = np.asarray(mask).astype(np.int64)
-    if void is None and (mask < 0).any(): raise TaxonomyError("the mask has void pixels and the taxonomy ignores no id; give `void`")
+    if void is None and (mask < 0).any():
+        raise TaxonomyError("the mask has void pixels and the taxonomy ignores no id; give `void`")
+    table = [min(i for o in n.leaves() for i in o.ids) for n in self._levels[level]] + [void or 0]
     return np.array(table, dtype=np.uint8 if max(table) < 256 else np.uint16)[np.where(mask < 0, -1, mask)]
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #15902113
-@patch
-def ids_of(self:Taxonomy,
-    level:int|str, # Level name or 0-based index
-    name:str, # Class name on that level
-) -> list: # Raw ids, file order
-    "The raw ids of a class, by name."
-    l = self.level_index(level)
-    if name not in self.level_classes[l]: raise TaxonomyError(f"{name}: no class of {self.level_names[l]}; it has {', '.join(self.level_classes[l])}")
-    return [i for o in self._levels[l][self.level_classes[l].index(name)].leaves() for i in o.ids]
-
+# %% ../../nbs/01_taxonomy.tree.ipynb #c0e1a723
 @patch
 def level_index(self:Taxonomy,
     level:int|str, # Level name, or 0-based index, negative from the end
@@ -391,24 +394,34 @@ def level_index(self:Taxonomy,
     raise TaxonomyError(f"level {level!r} does not exist; the levels are {', '.join(self.level_names)}")
 
 @patch
+def ids_of(self:Taxonomy,
+    level:int|str, # Level name or 0-based index
+    name:str, # Class name on that level
+) -> list: # Raw ids, file order
+    "The raw ids of a class, by name."
+    l = self.level_index(level)
+    if name not in self.level_classes[l]:
+        raise TaxonomyError(f"{name}: no class of {self.level_names[l]}; it has {', '.join(self.level_classes[l])}")
+    return [i for o in self._levels[l][self.level_classes[l].index(name)].leaves() for i in o.ids]
+
+# %% ../../nbs/01_taxonomy.tree.ipynb #075751d6
+@patch
 def groups(self:Taxonomy,
     level:int, # 0-based level
 ) -> list: # One list of leaf class indices for each class of the level
     "The leaves under each class of a level."
     return [np.flatnonzero(self.lift[level] == k).tolist() for k in range(self.n_classes[level])]
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #ff4f4564
+# %% ../../nbs/01_taxonomy.tree.ipynb #422b0d03
 @patch
 def cached(self:Taxonomy,
     key:object, # What it is called; hashable
     make:Callable, # Makes it, where it is not kept yet
-):
+) -> object: # What `make` made
     "Something that depends on the tree alone: made once and kept with it."
-    kept = self.__dict__.setdefault('_cached', {})
-    if key not in kept: kept[key] = make()
-    return kept[key]
+    if key not in self._cached: self._cached[key] = make()
+    return self._cached[key]
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #8ae20158
 @patch
 def children(self:Taxonomy,
     level:int, # 0-based level, not the last
@@ -416,3 +429,20 @@ def children(self:Taxonomy,
     "The classes of the next level under each class of a level."
     def make(): return [np.flatnonzero(self.parents[level + 1] == k).tolist() for k in range(self.n_classes[level])]
     return self.cached(('children', level), make)
+
+# %% ../../nbs/01_taxonomy.tree.ipynb #0109b25e
+@patch(as_prop=True)
+def distance(self:Taxonomy) -> np.ndarray: # int64 (n_leaves, n_leaves)
+    "For every pair of leaves the number of levels on which they differ."
+    return self.cached('distance', lambda: (self.lift[:, :, None] != self.lift[:, None, :]).sum(0))
+
+# %% ../../nbs/01_taxonomy.tree.ipynb #2aefc272
+@patch(as_prop=True)
+def ancestors(self:Taxonomy) -> np.ndarray: # bool (n_nodes, n_nodes)
+    "Entry (i, j) says whether node j is node i or lies above it."
+    def make():
+        out = np.eye(self.n_nodes, dtype=bool)
+        for i in np.argsort(self.node_depth, kind='stable'):
+            if self.node_parent[i] >= 0: out[i] |= out[self.node_parent[i]]
+        return out
+    return self.cached('ancestors', make)

@@ -74,7 +74,9 @@ def test_shades_of_one_hue_under_one_parent():
     tax = Taxonomy(CITYSCAPES)
     colors = taxonomy_colors(tax)
     parent = tax.lift[0]
-    within = max(circular(hue(colors[i]), hue(colors[j])) for i in range(19) for j in range(19) if parent[i] == parent[j] == 6)
+    within = max(
+        circular(hue(colors[i]), hue(colors[j])) for i in range(19) for j in range(19) if parent[i] == parent[j] == 6
+    )
     assert within < 75
     upper, lower = taxonomy_colors(PERSON)[[1, 2, 4, 6]], taxonomy_colors(PERSON)[[3, 5]]
     assert min(circular(hue(a), hue(b)) for a in upper for b in lower) > 90
@@ -107,7 +109,9 @@ def test_shallow_leaf_keeps_its_color():
 
 
 def test_overrides():
-    tax = Taxonomy({'a': {'x': 1, 'y': 2}, 'b': {'x': 3, 'z': 4}}, colors={'x': '#102030', 'b/x': '#405060', 'b': '#ff0000'})
+    tax = Taxonomy(
+        {'a': {'x': 1, 'y': 2}, 'b': {'x': 3, 'z': 4}}, colors={'x': '#102030', 'b/x': '#405060', 'b': '#ff0000'}
+    )
     by = dict(zip(map('/'.join, tax.node_paths), node_colors(tax).tolist()))
     assert by['a/x'] == [16, 32, 48] and by['b/x'] == [64, 80, 96] and by['b'] == [255, 0, 0]
     assert circular(hue(by['b/z']), hue(by['b'])) < 45
@@ -136,7 +140,8 @@ def test_colorize_is_a_lookup(seed, tree):
     mask[0, :2] = tax.ignore_index
     rgb, colors = colorize(mask, tax, l), taxonomy_colors(tax, l)
     for (y, x), c in np.ndenumerate(mask): assert tuple(rgb[y, x]) == (VOID_COLOR if c == -100 else tuple(colors[c]))
-    for form in (torch.tensor(mask), mask.astype(np.int16)): assert (colorize(form, tax, tax.level_names[l]) == rgb).all()
+    for form in (torch.tensor(mask), mask.astype(np.int16)):
+        assert (colorize(form, tax, tax.level_names[l]) == rgb).all()
 
 
 def test_colorize_takes_pillow_and_bool():
@@ -145,8 +150,16 @@ def test_colorize_takes_pillow_and_bool():
     assert (colorize(mask.astype(bool), PERSON, 0) == colorize(mask, PERSON, 0)).all()
 
 
-@pytest.mark.parametrize('mask, word', [(np.zeros((1, 2, 2), int), r'shape \(1, 2, 2\)'), (np.zeros((2, 2)), 'float64'), (np.full((2, 2), 7), 'class 7'),
-                                        (np.full((2, 2), -1), 'class -1'), (np.full((2, 2), 255, np.uint8), 'class 255')])
+@pytest.mark.parametrize(
+    'mask, word',
+    [
+        (np.zeros((1, 2, 2), int), r'shape \(1, 2, 2\)'),
+        (np.zeros((2, 2)), 'float64'),
+        (np.full((2, 2), 7), 'class 7'),
+        (np.full((2, 2), -1), 'class -1'),
+        (np.full((2, 2), 255, np.uint8), 'class 255'),
+    ],
+)
 def test_bad_masks(mask, word):
     with pytest.raises(ValueError, match=word): colorize(mask, PERSON)
     with pytest.raises(ValueError, match=word): overlay(np.zeros((2, 2, 3)), mask, PERSON)
@@ -168,29 +181,58 @@ def test_overlay_blends():
 def test_overlay_reads_images_of_all_kinds():
     rgb, mask = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8), np.ones((6, 9), int)
     want = overlay(rgb, mask, PERSON)
-    forms = [Image.fromarray(rgb), rgb/255, np.moveaxis(rgb, -1, 0), torch.tensor(np.moveaxis(rgb, -1, 0)/255), np.dstack([rgb, rgb[..., :1]])]
+    forms = [
+        Image.fromarray(rgb),
+        rgb / 255,
+        np.moveaxis(rgb, -1, 0),
+        torch.tensor(np.moveaxis(rgb, -1, 0) / 255),
+        np.dstack([rgb, rgb[..., :1]]),
+    ]
     for f in forms: assert (overlay(f, mask, PERSON) == want).all()
     gray = np.dstack([rgb[..., 0]]*3)
-    for f in (gray[..., 0], gray[..., :1], gray[None, ..., 0], Image.fromarray(gray[..., 0])): assert (overlay(f, mask, PERSON) == overlay(gray, mask, PERSON)).all()
+    for f in (gray[..., 0], gray[..., :1], gray[None, ..., 0], Image.fromarray(gray[..., 0])):
+        assert (overlay(f, mask, PERSON) == overlay(gray, mask, PERSON)).all()
 
 
-@pytest.mark.parametrize('image, word', [(np.zeros((2, 3, 3)), 'image is 3 x 2 pixels but its mask 2 x 2'), (np.zeros((5, 2, 2)), 'expected .height, width, 3.'), (np.zeros(3), 'expected')])
+@pytest.mark.parametrize(
+    'image, word',
+    [
+        (np.zeros((2, 3, 3)), 'image is 3 x 2 pixels but its mask 2 x 2'),
+        (np.zeros((5, 2, 2)), 'expected .height, width, 3.'),
+        (np.zeros(3), 'expected'),
+    ],
+)
 def test_bad_images(image, word):
     with pytest.raises(ValueError, match=word): overlay(image, np.zeros((2, 2), int), PERSON)
 
 
 @pytest.mark.parametrize('alpha', [-.1, 1.1, float('nan')])
 def test_bad_alpha(alpha):
-    with pytest.raises(ValueError, match='alpha='): overlay(np.zeros((2, 2, 3)), np.zeros((2, 2), int), PERSON, alpha=alpha)
+    with pytest.raises(ValueError, match='alpha='):
+        overlay(np.zeros((2, 2, 3)), np.zeros((2, 2), int), PERSON, alpha=alpha)
 
 
 # legends and the tree
 
 def test_legend_handles_follow_the_tree():
     labels = [h.get_label() for h in legend_handles(PERSON)]
-    assert labels == ['bg', 'body', '   upper_body', '      low_hand', '      up_hand', '      torso', '      head', '   lower_body', '      low_leg', '      up_leg']
+    assert labels == [
+        'bg',
+        'body',
+        '   upper_body',
+        '      low_hand',
+        '      up_hand',
+        '      torso',
+        '      head',
+        '   lower_body',
+        '      low_leg',
+        '      up_leg',
+    ]
     assert [h.get_label() for h in legend_handles(PERSON, 0)] == ['bg', 'body']
-    colors = {h.get_label().strip(): np.rint(255*np.array(h.get_facecolor()[:3])).astype(int).tolist() for h in legend_handles(PERSON)}
+    colors = {
+        h.get_label().strip(): np.rint(255 * np.array(h.get_facecolor()[:3])).astype(int).tolist()
+        for h in legend_handles(PERSON)
+    }
     assert colors['torso'] == taxonomy_colors(PERSON)[2].tolist()
 
 
@@ -238,14 +280,19 @@ def test_triples_of_any_tree(tax):
 def test_triples_show_what_they_are_given():
     images, truths = samples(2)
     truths[0, :4] = -100
-    preds = [np.random.default_rng(1).integers(0, k, (2, 24, 32)) for k in PERSON.n_classes]     # inconsistent on purpose
-    shown = [ax.images[0].get_array() for ax in image_axes(show_triples(images, truths, preds, PERSON, titles=['one', 'two']))]
+    preds = [np.random.default_rng(1).integers(0, k, (2, 24, 32)) for k in PERSON.n_classes]  # inconsistent on purpose
+    shown = [
+        ax.images[0].get_array()
+        for ax in image_axes(show_triples(images, truths, preds, PERSON, titles=['one', 'two']))
+    ]
     for k in range(2):
         block = shown[7*k:7*k + 7]
         assert (block[0] == np.rint(255*images[k]).astype(np.uint8)).all()
         for l in range(3):
             truth = np.where(truths[k] < 0, -100, PERSON.lift[l][np.maximum(truths[k], 0)])
-            assert (block[1 + 2*l] == colorize(truth, PERSON, l)).all() and (block[2 + 2*l] == colorize(preds[l][k], PERSON, l)).all()
+            assert (block[1 + 2 * l] == colorize(truth, PERSON, l)).all() and (
+                block[2 + 2 * l] == colorize(preds[l][k], PERSON, l)
+            ).all()
 
 
 @pytest.mark.parametrize('n', [1, 3, 5])
@@ -253,8 +300,15 @@ def test_forms_of_predictions(n):
     _, truths = samples(n)
     levels = [np.stack([PERSON.lift[l][t] for t in truths]) for l in range(3)]
     shapes = [t.shape for t in truths]
-    for form in (levels, [torch.tensor(p) for p in levels], np.stack(levels, 1), torch.tensor(np.stack(levels, 1)), truths, list(truths),
-                 [np.stack([p[k] for p in levels]) for k in range(n)] if n != 3 else levels):
+    for form in (
+        levels,
+        [torch.tensor(p) for p in levels],
+        np.stack(levels, 1),
+        torch.tensor(np.stack(levels, 1)),
+        truths,
+        list(truths),
+        [np.stack([p[k] for p in levels]) for k in range(n)] if n != 3 else levels,
+    ):
         got = _split_preds(form, PERSON, shapes)
         assert len(got) == n and all((got[k][l] == levels[l][k]).all() for k in range(n) for l in range(3))
 
@@ -267,10 +321,18 @@ def test_images_of_different_sizes():
     draw(show_pairs([a[0][0], b[0][0]], [a[1][0], b[1][0]], PERSON))
 
 
-@pytest.mark.parametrize('change, word', [
-    (lambda i, t, p: (i[:2], t, p), '2 images, 3 truths'), (lambda i, t, p: (i, t, p[:2]), 'expected 3 arrays'), (lambda i, t, p: (i[:0], t[:0], p), '0 images'),
-    (lambda i, t, p: (i, t, [o[:, 1:] for o in p]), 'do not fit'), (lambda i, t, p: (i[:, 1:], t, p), 'image 0 is 32 x 23'), (lambda i, t, p: (i, t + 7, p), 'mask 0: class'),
-    (lambda i, t, p: (i, t, [p[2], p[1], p[2]]), 'prediction 0: class . is not on level_1')])
+@pytest.mark.parametrize(
+    'change, word',
+    [
+        (lambda i, t, p: (i[:2], t, p), '2 images, 3 truths'),
+        (lambda i, t, p: (i, t, p[:2]), 'expected 3 arrays'),
+        (lambda i, t, p: (i[:0], t[:0], p), '0 images'),
+        (lambda i, t, p: (i, t, [o[:, 1:] for o in p]), 'do not fit'),
+        (lambda i, t, p: (i[:, 1:], t, p), 'image 0 is 32 x 23'),
+        (lambda i, t, p: (i, t + 7, p), 'mask 0: class'),
+        (lambda i, t, p: (i, t, [p[2], p[1], p[2]]), 'prediction 0: class . is not on level_1'),
+    ],
+)
 def test_triples_refuse(change, word):
     images, truths = samples()
     preds = [np.stack([PERSON.lift[l][t] for t in truths]) for l in range(3)]
@@ -284,7 +346,8 @@ def test_pairs(level):
     fig = show_pairs(images, PERSON.lift[l][truths], PERSON, level, titles=list('abcde'))
     draw(fig)
     assert len(image_axes(fig)) == 10 and [ax.get_title() for ax in image_axes(fig)][::2] == list('abcde')
-    with pytest.raises(ValueError, match='5 images, 5 masks, 1 titles'): show_pairs(images, truths, PERSON, titles=['a'])
+    with pytest.raises(ValueError, match='5 images, 5 masks, 1 titles'):
+        show_pairs(images, truths, PERSON, titles=['a'])
 
 
 # curves
@@ -295,7 +358,12 @@ def history(n=6, levels=3, suffix='_smart'):
             **{f'miou_level_{l+1}{s}': list((.8 - .2*l)*e/n) for l in range(levels) for s in ('', suffix)}}
 
 
-def lines(ax): return [(np.asarray(o.get_xdata()), np.asarray(o.get_ydata()), o.get_linestyle()) for o in ax.lines if len(o.get_xdata()) > 1]
+def lines(ax):
+    return [
+        (np.asarray(o.get_xdata()), np.asarray(o.get_ydata()), o.get_linestyle())
+        for o in ax.lines
+        if len(o.get_xdata()) > 1
+    ]
 
 
 def test_history_forms_draw_the_same(tmp_path):
@@ -323,7 +391,10 @@ def test_history_with_gaps():
 def test_level_names_that_begin_alike():
     tax = Taxonomy({'a': {'x': 1, 'y': 2}, 'b': 3}, levels=['part', 'part_fine'])
     cols = ['miou_part', 'miou_part_fine', 'miou_part_smart', 'miou_part_fine_smart']
-    assert _curves(cols, tax) == {'part': [('miou_part', ''), ('miou_part_smart', 'smart')], 'part_fine': [('miou_part_fine', ''), ('miou_part_fine_smart', 'smart')]}
+    assert _curves(cols, tax) == {
+        'part': [('miou_part', ''), ('miou_part_smart', 'smart')],
+        'part_fine': [('miou_part_fine', ''), ('miou_part_fine_smart', 'smart')],
+    }
 
 
 def test_runs_are_compared_by_level():
@@ -332,7 +403,15 @@ def test_runs_are_compared_by_level():
     assert len(fig.axes) == 4 and [len(lines(ax)) for ax in fig.axes] == [4, 4, 4, 2]
 
 
-@pytest.mark.parametrize('bad, word', [({'epoch': [1]}, 'no train_loss.*has: epoch'), ({}, 'has: nothing'), ('gone.csv', 'gone.csv: no such'), (dict(a={'x': [1]}), 'no train_loss')])
+@pytest.mark.parametrize(
+    'bad, word',
+    [
+        ({'epoch': [1]}, 'no train_loss.*has: epoch'),
+        ({}, 'has: nothing'),
+        ('gone.csv', 'gone.csv: no such'),
+        (dict(a={'x': [1]}), 'no train_loss'),
+    ],
+)
 def test_bad_history(bad, word):
     with pytest.raises(ValueError, match=word): plot_history(bad)
 
@@ -359,8 +438,13 @@ def test_save_figure_keeps_the_old_file_on_failure(tmp_path):
 
 
 def test_needs_neither_torch_nor_pyplot():
-    code = ("import io, sys, numpy as np; from hierseg.plotting import *; from hierseg.taxonomy import Taxonomy, PERSON_TREE; t = Taxonomy(PERSON_TREE); "
-            "show_triples(np.zeros((1, 8, 8, 3)), np.zeros((1, 8, 8), int), np.zeros((1, 8, 8), int), t).savefig(io.BytesIO()); plot_taxonomy(t).savefig(io.BytesIO()); "
-            "print('torch' in sys.modules, 'matplotlib.pyplot' in sys.modules)")
+    code = """if True:
+        import io, sys, numpy as np
+        from hierseg.plotting import *
+        from hierseg.taxonomy import Taxonomy, PERSON_TREE
+        t, mask = Taxonomy(PERSON_TREE), np.zeros((1, 8, 8), int)
+        show_triples(np.zeros((1, 8, 8, 3)), mask, mask, t).savefig(io.BytesIO())
+        plot_taxonomy(t).savefig(io.BytesIO())
+        print('torch' in sys.modules, 'matplotlib.pyplot' in sys.modules)"""
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ['False', 'False']

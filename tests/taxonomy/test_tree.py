@@ -89,7 +89,13 @@ def test_aggregated_probabilities_are_sums_and_sum_to_one(tree, seed):
     logits = torch.randn(2, tax.n_leaves, 3, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 4
     probs, levels = logits.softmax(1), aggregate_probs(logits.softmax(1), tax)
     for level, (p, lp) in enumerate(zip(levels, aggregate_log_probs(logits.log_softmax(1), tax))):
-        want = torch.stack([sum(probs[:, c] for c in range(tax.n_leaves) if tax.lift[level, c] == k) for k in range(tax.n_classes[level])], 1)
+        want = torch.stack(
+            [
+                sum(probs[:, c] for c in range(tax.n_leaves) if tax.lift[level, c] == k)
+                for k in range(tax.n_classes[level])
+            ],
+            1,
+        )
         torch.testing.assert_close(p, want)
         torch.testing.assert_close(lp.exp(), want)
         torch.testing.assert_close(p.sum(1), torch.ones_like(p.sum(1)))
@@ -99,10 +105,16 @@ def test_aggregated_probabilities_are_sums_and_sum_to_one(tree, seed):
 def test_distance_is_the_height_of_the_lowest_common_ancestor(tree):
     tax = Taxonomy(tree)
     order = class_order(tree, tax.n_levels)
-    full = [p + (p[-1],) * (tax.n_levels - len(p)) if len(p) < tax.n_levels else p for p in order]   # shallow leaves carried down
+    full = [
+        p + (p[-1],) * (tax.n_levels - len(p)) if len(p) < tax.n_levels else p for p in order
+    ]  # shallow leaves carried down
     for a, pa in enumerate(full):
         for b, pb in enumerate(full):
-            common = next((d for d in range(tax.n_levels) if pa[:d + 1] != pb[:d + 1]), tax.n_levels) if a != b else tax.n_levels
+            common = (
+                next((d for d in range(tax.n_levels) if pa[: d + 1] != pb[: d + 1]), tax.n_levels)
+                if a != b
+                else tax.n_levels
+            )
             assert tax.distance[a, b] == tax.n_levels - common
 
 
@@ -116,9 +128,11 @@ def test_yaml_pickle_and_copy_give_the_same_taxonomy(tree):
 def test_person_is_the_study_of_the_original():
     tax = Taxonomy(PERSON_TREE)
     assert PERSON_TREE == PERSON and tax.background == 'bg' and tax.bg_index == 0
-    assert tax.classes_content == {'level_1': {'body': [1, 6, 2, 4, 3, 5]},
-                                   'level_2': {'upper_body': [1, 6, 2, 4], 'lower_body': [3, 5]},
-                                   'level_3': {'low_hand': [1], 'up_hand': [6], 'torso': [2], 'head': [4], 'low_leg': [3], 'up_leg': [5]}}
+    assert tax.classes_content == {
+        'level_1': {'body': [1, 6, 2, 4, 3, 5]},
+        'level_2': {'upper_body': [1, 6, 2, 4], 'lower_body': [3, 5]},
+        'level_3': {'low_hand': [1], 'up_hand': [6], 'torso': [2], 'head': [4], 'low_leg': [3], 'up_leg': [5]},
+    }
     raw = np.arange(7, dtype=np.uint8)
     assert tax.encode(raw).tolist() == list(range(7)) and tax.decode(raw).dtype == np.uint8
 
@@ -126,7 +140,15 @@ def test_person_is_the_study_of_the_original():
 def test_cityscapes_channels_follow_leaves_then_categories_in_file_order():
     tax = Taxonomy(CITYSCAPES)
     assert tax.n_leaves == 19 and tax.n_nodes == 26
-    assert [p[-1] for p in tax.node_paths[19:]] == ['flat', 'construction', 'object', 'nature', 'sky', 'human', 'vehicle']
+    assert [p[-1] for p in tax.node_paths[19:]] == [
+        'flat',
+        'construction',
+        'object',
+        'nature',
+        'sky',
+        'human',
+        'vehicle',
+    ]
 
 
 def test_ragged_tree_without_background():
@@ -158,12 +180,20 @@ def test_tree_drawing():
 
 
 BAD_TREES = {
-    'duplicate id': ({'a': 1, 'b': {'c': 1}}, 'b/c: id 1'), 'duplicate in a list': ({'a': [1, 1], 'b': 2}, 'a: id 1'),
-    'negative id': ({'a': -1, 'b': 2}, 'a: id -1'), 'large id': ({'a': 65536, 'b': 2}, 'a: id 65536'),
-    'text leaf': ({'a': 'x', 'b': 2}, "a: 'x'"), 'float leaf': ({'a': 1.0, 'b': 2}, 'a: 1.0'), 'bool leaf': ({'a': True, 'b': 2}, 'a: True'),
-    'empty branch': ({'a': {}, 'b': 2}, 'a: an empty branch'), 'None branch': ({'a': {'x': None}, 'b': 2}, 'a/x: an empty branch'),
-    'empty list': ({'a': [], 'b': 2}, 'a: an empty list'), 'non-text key': ({1: 1, 'b': 2}, 'key 1'), 'empty tree': ({}, 'empty'),
-    'one class': ({'a': 1}, 'a: a single class'), 'no mapping': ([1, 2], 'list'),
+    'duplicate id': ({'a': 1, 'b': {'c': 1}}, 'b/c: id 1'),
+    'duplicate in a list': ({'a': [1, 1], 'b': 2}, 'a: id 1'),
+    'negative id': ({'a': -1, 'b': 2}, 'a: id -1'),
+    'large id': ({'a': 65536, 'b': 2}, 'a: id 65536'),
+    'text leaf': ({'a': 'x', 'b': 2}, "a: 'x'"),
+    'float leaf': ({'a': 1.0, 'b': 2}, 'a: 1.0'),
+    'bool leaf': ({'a': True, 'b': 2}, 'a: True'),
+    'empty branch': ({'a': {}, 'b': 2}, 'a: an empty branch'),
+    'None branch': ({'a': {'x': None}, 'b': 2}, 'a/x: an empty branch'),
+    'empty list': ({'a': [], 'b': 2}, 'a: an empty list'),
+    'non-text key': ({1: 1, 'b': 2}, 'key 1'),
+    'empty tree': ({}, 'empty'),
+    'one class': ({'a': 1}, 'a: a single class'),
+    'no mapping': ([1, 2], 'list'),
     'ignored and used': ({'hierarchy': {'a': 1, 'b': 2}, 'ignore': 2}, 'ignore: id 2'),
     'branch as background': ({'hierarchy': {'a': {'c': 1}, 'b': 2}, 'background': 'a'}, 'background: a is a branch'),
     'unknown background': ({'hierarchy': {'a': 1, 'b': 2}, 'background': 'z'}, "background: 'z'"),
@@ -181,14 +211,27 @@ def test_a_bad_tree_is_refused_naming_the_key(tree, says):
     assert says in str(e.value) and '\n' not in str(e.value)
 
 
-BOMB = 'a: &a {x: 1}\n' + ''.join(f'{b}: &{b} [*{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}]\n' for a, b in zip('abcdefgh', 'bcdefghi'))
+BOMB = 'a: &a {x: 1}\n' + ''.join(
+    f'{b}: &{b} [*{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}]\n' for a, b in zip('abcdefgh', 'bcdefghi')
+)
 BAD_YAML = {
-    'duplicate key': ('a: 1\nb:\n  c: 2\n  c: 3\n', 'line 4: the key b/c'), 'octal': ('a: 010\nb: 2', '010'), 'hex': ('a: 0x10\nb: 2', '0x10'),
-    'underscore': ('a: 1_0\nb: 2', '1_0'), 'tag': ('a: !!python/object/apply:os.system ["true"]\nb: 1', 'line 1: the tag'),
-    'standard tag': ('a: !!int 1\nb: 2', 'the tag'), 'alias': ('a: &x {b: 1}\nc: *x', 'line 2: the alias *x'), 'bomb': (BOMB, 'alias'),
-    'a list': ('- 1\n- 2', 'no mapping'), 'a scalar': ('hello', 'no mapping'), 'nothing': ('', 'no mapping'),
-    'broken': ('a: [1, 2', 'not valid YAML: line 1'), 'two documents': ('a: 1\n---\nb: 2', 'not valid YAML'), 'empty branch': ('a:\nb: 1', 'a: an empty'),
-    'deep': ('a: ' + '[' * 4000 + ']' * 4000, 'deeper'), 'mapping as key': ('{a: 1}: 2\nb: 1', 'key'), 'merge': ('<<: {a: 1}\nb: !x 2', 'tag'),
+    'duplicate key': ('a: 1\nb:\n  c: 2\n  c: 3\n', 'line 4: the key b/c'),
+    'octal': ('a: 010\nb: 2', '010'),
+    'hex': ('a: 0x10\nb: 2', '0x10'),
+    'underscore': ('a: 1_0\nb: 2', '1_0'),
+    'tag': ('a: !!python/object/apply:os.system ["true"]\nb: 1', 'line 1: the tag'),
+    'standard tag': ('a: !!int 1\nb: 2', 'the tag'),
+    'alias': ('a: &x {b: 1}\nc: *x', 'line 2: the alias *x'),
+    'bomb': (BOMB, 'alias'),
+    'a list': ('- 1\n- 2', 'no mapping'),
+    'a scalar': ('hello', 'no mapping'),
+    'nothing': ('', 'no mapping'),
+    'broken': ('a: [1, 2', 'not valid YAML: line 1'),
+    'two documents': ('a: 1\n---\nb: 2', 'not valid YAML'),
+    'empty branch': ('a:\nb: 1', 'a: an empty'),
+    'deep': ('a: ' + '[' * 4000 + ']' * 4000, 'deeper'),
+    'mapping as key': ('{a: 1}: 2\nb: 1', 'key'),
+    'merge': ('<<: {a: 1}\nb: !x 2', 'tag'),
 }
 
 
@@ -213,15 +256,28 @@ def test_keys_are_text_as_written():
 
 
 def test_written_yaml_is_plain_and_keeps_options(tmp_path):
-    tax = Taxonomy({'on': 1, 'b': {'010': [3, 4], 'c': 9}}, ignore=[255], levels=['coarse', 'fine'], colors={'b/c': [1, 2, 255]})
+    tax = Taxonomy(
+        {'on': 1, 'b': {'010': [3, 4], 'c': 9}}, ignore=[255], levels=['coarse', 'fine'], colors={'b/c': [1, 2, 255]}
+    )
     (tmp_path / 't.yaml').write_text(tax.to_yaml())
     same = Taxonomy(tmp_path / 't.yaml')
-    assert same == tax and same.ignore == [255] and same.level_names == ['coarse', 'fine'] and same.colors == {'b/c': '#0102ff'}
+    assert (
+        same == tax
+        and same.ignore == [255]
+        and same.level_names == ['coarse', 'fine']
+        and same.colors == {'b/c': '#0102ff'}
+    )
     assert yaml.safe_load(tax.to_yaml())['ignore'] == [255]
 
 
-@pytest.mark.parametrize('mask, says', [(np.array([1, 9]), 'label id 9 is not'), (np.array([-1, 70000]), 'label ids -1, 70000 are not'),
-                                        (np.array([0.0]), 'float64')])
+@pytest.mark.parametrize(
+    'mask, says',
+    [
+        (np.array([1, 9]), 'label id 9 is not'),
+        (np.array([-1, 70000]), 'label ids -1, 70000 are not'),
+        (np.array([0.0]), 'float64'),
+    ],
+)
 def test_encode_names_the_file_and_the_id(mask, says):
     with pytest.raises(TaxonomyError) as e:
         Taxonomy(PERSON).encode(mask, 'masks/one.png')
