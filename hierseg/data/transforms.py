@@ -25,8 +25,8 @@ from ..core import ExperimentError, Registry, last_name, one_line, parse_yaml, r
 
 # %% auto #0
 __all__ = ['PILLOW_FILTERS', 'RESAMPLERS', 'METHODS', 'MEAN_COLOR', 'resampler_name', 'resize_image', 'resize_array',
-           'nearest_index', 'resize_mask', 'Fit', 'fit_size', 'fit_image', 'fit_mask', 'augment_presets', 'mirrors',
-           'create_augmentation', 'augmentation_config', 'PairAugmenter', 'read_augmentations']
+           'nearest_index', 'resize_mask', 'Fit', 'fit_size', 'fit_image', 'fit_mask', 'FitPair', 'augment_presets',
+           'mirrors', 'create_augmentation', 'augmentation_config', 'PairAugmenter', 'read_augmentations']
 
 # %% ../../nbs/04a_data.transforms.ipynb #f51033b6
 PILLOW_FILTERS = dict(nearest=0, lanczos=1, bilinear=2, bicubic=3, box=4, hamming=5)
@@ -106,7 +106,8 @@ def resize_array(
     bands = [Image.fromarray(np.ascontiguousarray(b)).resize((w, h), PILLOW_FILTERS[resample]) for b in np.moveaxis(x, 2, 0)]
     return np.stack([np.asarray(b) for b in bands], -1)
 
-# %% ../../nbs/04a_data.transforms.ipynb #89314c2a
+# %% ../../nbs/04a_data.transforms.ipynb #38b9a3fc
+@functools.lru_cache(maxsize=1024)
 def nearest_index(
     n:int, # Pixels there are
     m:int, # Pixels wanted
@@ -201,6 +202,49 @@ def fit_mask(
     out = np.full((h, w), void, mask.dtype)
     out[ty:tb, tx:tr] = mask
     return out
+
+# %% ../../nbs/04a_data.transforms.ipynb #49cf5c4f
+def is_whole(o): return isinstance(o, (int, np.integer)) and not isinstance(o, bool) and o > 0
+
+def height_width(
+    size, # Pixels: one number for a square, (height, width), or None
+) -> tuple|None: # (height, width); `ValueError` for anything else
+    "A size as height and width."
+    if size is None: return None
+    hw = (size, size) if is_whole(size) else size
+    if not isinstance(hw, (tuple, list)) or len(hw) != 2 or not all(map(is_whole, hw)):
+        raise ValueError(f"size={size!r}: give a number of pixels, (height, width), "
+                         "or None to leave images as they are")
+    return tuple(int(o) for o in hw)
+
+def image_size_of(image): return image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
+
+def fill_color(stats, channels=3):
+    "What padding looks like: the mean that normalisation turns into zero, in the values of the image."
+    if channels == 3: return tuple(round(255 * m) for m in stats['mean']) if stats else MEAN_COLOR
+    return tuple(stats['mean']) if stats else (0.,) * channels
+
+# %% ../../nbs/04a_data.transforms.ipynb #8991fcaf
+class FitPair:
+    "Brings an image and its mask to one size."
+    def __init__(self,
+        size:int|tuple, # (height, width), or one number for both
+        resample:str|int='lanczos', # Filter for the image; the mask is nearest
+        method:str='squash', # 'squash', 'crop' or 'pad' (void in the mask)
+        fill:tuple=MEAN_COLOR, # Of the padding, one value a channel
+    ):
+        if method not in METHODS: raise ValueError(f"method={method!r}: unknown; choose from {', '.join(METHODS)}")
+        self.size, self.resample, self.method = height_width(size), resampler_name(resample), method
+        self.fill = tuple(fill)
+
+    def __call__(self,
+        image:Image.Image|np.ndarray, # A picture, or (H, W, C)
+        codes:np.ndarray|None=None, # (H, W), or None where there is no mask
+        at:tuple=(.5, .5), # Where a crop lies, from 0 (top, left) to 1 (bottom, right)
+    ) -> tuple: # Both at the size
+        "Image and mask at the size."
+        fit = fit_size(image_size_of(image), self.size, self.method, at)
+        return fit_image(image, fit, self.resample, self.fill), None if codes is None else fit_mask(codes, fit)
 
 # %% ../../nbs/04a_data.transforms.ipynb #a7dd27ba
 def _albumentations():
