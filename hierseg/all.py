@@ -53,10 +53,18 @@ from .training.start import *
 from .training.learner import *
 from .training.callbacks import *
 from .training.run import *
+from .evaluation.engine import *
+from .evaluation.onnx_engine import *
+from .evaluation.predictor import *
+from .evaluation.tiles import *
+from .evaluation.writing import *
 from .evaluation.inference import *
 from .evaluation.report import *
 from .evaluation.interpretation import *
 from .evaluation.comparison import *
+from .export.onnx import *
+from .export.hub import *
+from .app import *
 
 # %% ../nbs/13_all.ipynb #5cba1293
 __all__ = [o for o in dir() if not o.startswith('_') and o != 'annotations']

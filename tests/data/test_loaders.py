@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import albumentations as A
 import cv2
@@ -555,11 +556,10 @@ def test_normalisation_and_back(street):
 def test_from_everything_alike(street, tmp_path):
     import pandas as pd
 
-    ids = [p.stem for p in find_pairs(street)]
-    def still(path, **kwargs):
-        return loaders(path, augment='none', **kwargs)
+    plain = partial(loaders, augment='none')       # a flip would be drawn anew each time
 
-    a = still(street)
+    ids = [p.stem for p in find_pairs(street)]
+    a = plain(street)
     other = make_folder(tmp_path / 'other', kinds=('JPEGImages', 'GT_Masks'), suffix='.npy')
     nested = tmp_path / 'nested'
     for kind in 'images', 'masks':
@@ -572,19 +572,19 @@ def test_from_everything_alike(street, tmp_path):
     )
     kw = dict(size=(24, 32), bs=4, device='cpu', num_workers=0, augment='none')
     for b in (
-        still(other),
-        still(nested),
-        still(street, train_ids=ids[:7] * 1, valid_ids=street / 'val_id.txt'),
-        still(street, valid_ids=[f'{s}.png' for s in ids[7:]]),
+        plain(other),
+        plain(nested),
+        plain(street, train_ids=ids[:7] * 1, valid_ids=street / 'val_id.txt'),
+        plain(street, valid_ids=[f'{s}.png' for s in ids[7:]]),
         HierDataLoaders.from_ids(street, TREE, ids[:7], ids[7:], **kw),
         HierDataLoaders.from_df(df, STREET, valid_col='v', path=street, **kw),
         HierDataLoaders.from_pairs(find_pairs(street, ids=ids[:7]), find_pairs(street, ids=ids[7:]), TREE, **kw),
     ):
         for part in 'train', 'valid':
-            one, two = getattr(still(street), part).one_batch(), getattr(b, part).one_batch()
+            one, two = getattr(plain(street), part).one_batch(), getattr(b, part).one_batch()
             assert all(torch.equal(s, t) for s, t in zip(one, two))
     assert a.split_ids == dict(train=ids[:7], valid=ids[7:]) and len(a.items) == 10
-    assert still(nested).split_ids['valid'] == [f'valid/{s}' for s in ids[7:]]
+    assert plain(nested).split_ids['valid'] == [f'valid/{s}' for s in ids[7:]]
 
 
 @given(st.integers(2, 60), st.floats(0.01, 0.99), st.integers(0, 10**6))
