@@ -223,14 +223,19 @@ def _item_tfms(cfg, augment, taxonomy=None):
     if not _augments(augment): return tfms
     return tfms + [HierAugment(augment, size, 0 if cfg['augment_at'] == 'native' else 2, taxonomy)]
 
-# %% ../../nbs/04d_data.loaders.ipynb #057173eb
+# %% ../../nbs/04d_data.loaders.ipynb #926e2677
 class UnitImage(Transform):
     "Images from 0 to 1: bytes divided by 255, floating-point values as they are."
     order = 10
+    def __init__(self,
+        deep:bool=False, # Whether images are floating-point, so that decoding leaves them so
+    ):
+        self.deep = deep
+        super().__init__()
     def encodes(self, o:TensorImage):
         x = plain_tensor(o)
         return o if x.is_floating_point() else x.float().div_(255).as_subclass(TensorImage)
-    def decodes(self, o:TensorImage): return o.clamp(0, 1)
+    def decodes(self, o:TensorImage): return o.clamp(0, 1) if self.deep else (o.clamp(0, 1) * 255).long()
 
 class NormalizeInPlace(Normalize):
     "fastai's normalisation without two more copies of the batch, which is the loader's own."
@@ -241,7 +246,7 @@ class NormalizeInPlace(Normalize):
 def _batch_tfms(cfg, taxonomy):
     norm = cfg['normalize']
     normalize = [NormalizeInPlace.from_stats(norm['mean'], norm['std'], cuda=False)] if norm else []
-    return [UnitImage(), KeepTaxonomy(taxonomy)] + normalize
+    return [UnitImage(cfg.get('in_channels', 3) != 3), KeepTaxonomy(taxonomy)] + normalize
 
 # %% ../../nbs/04d_data.loaders.ipynb #6119c4e7
 class SameSize(Transform):

@@ -33,6 +33,7 @@ from fastai.callback.schedule import *  # noqa: F403  (adds fit_one_cycle and lr
 from ..core import ExperimentError, one_line, read_yaml, without_none, write_atomic
 from ..plotting.pictures import save_figure
 from ..plotting.curves import plot_history
+from ..data.files import write_ids
 from ..models.zoo import model_config
 
 # %% auto #0
@@ -262,7 +263,7 @@ def _write_data(self:ExperimentCallback):
     "The tree, and which images the split has on which side."
     write_atomic(self.folder/'taxonomy.yaml', self.learn.taxonomy.to_yaml())
     for split, ids in self.dls.split_ids.items():
-        write_atomic(self.folder/f'{split}_id.txt', '\n'.join(map(str, ids)) + '\n')
+        write_ids(self.folder/f'{split}_id.txt', ids)
 
 @patch
 def _restore_smooth_loss(self:ExperimentCallback):
