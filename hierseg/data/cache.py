@@ -98,7 +98,7 @@ def cache_home() -> Path:
     home = os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache'
     return Path(os.environ.get('HIERSEG_CACHE') or Path(home)/'hierseg')
 
-# %% ../../nbs/04c1_data.cache.ipynb #173385f4
+# %% ../../nbs/04c1_data.cache.ipynb #0026292d
 KEPT = 4     # caches of one data set
 
 def _folder_for(key, name, home):
@@ -107,9 +107,11 @@ def _folder_for(key, name, home):
         base = Path(home)/name
         (base/key).mkdir(parents=True, exist_ok=True)
         os.utime(base/key)
-        for old in sorted(base.iterdir(), key=lambda d: -d.stat().st_mtime)[KEPT:]: shutil.rmtree(old, ignore_errors=True)
+        by_age = sorted(base.iterdir(), key=lambda d: -d.stat().st_mtime)
+        for old in by_age[KEPT:]: shutil.rmtree(old, ignore_errors=True)
     except OSError as e:
-        raise DataError(f"{e.filename}: cannot be written: {e.strerror}; set HIERSEG_CACHE to a folder, or cache='memory'") from None
+        what = "set HIERSEG_CACHE to a folder that can be written, or take cache='memory'"
+        raise DataError(f"{e.filename}: cannot be written: {e.strerror}; {what}") from None
     return base/key
 
 def _data_set_name(items):

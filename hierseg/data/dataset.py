@@ -43,11 +43,11 @@ class TorchvisionAugment:
         x, y = self.transform(x, y)
         return np.ascontiguousarray(x.permute(1, 2, 0)), y[0].numpy().astype(mask.dtype)
 
-# %% ../../nbs/04c2_data.dataset.ipynb #7aa18e36
+# %% ../../nbs/04c2_data.dataset.ipynb #d6ad7a02
 def _swapped_codes(taxonomy):
     "Code to code with left and right exchanged, or None where the tree names no pairs."
     if not taxonomy.swap: return None
-    table = np.append(0, taxonomy.swap_table()[:taxonomy.n_leaves] + 1)
+    table = np.append(0, taxonomy.swap_table[:taxonomy.n_leaves] + 1)
     return table.astype(np.uint8 if taxonomy.n_leaves < 255 else np.uint16)
 
 # %% ../../nbs/04c2_data.dataset.ipynb #932fe0f9
@@ -180,7 +180,7 @@ def _sums(image):
     x = x.reshape(-1, x.shape[2]).astype(np.float64) / (255 if x.dtype == np.uint8 else 1)
     return len(x), x.sum(0), (x**2).sum(0)
 
-# %% ../../nbs/04c2_data.dataset.ipynb #26764c69
+# %% ../../nbs/04c2_data.dataset.ipynb #9c485834
 def pair_lists(
     images:str|Path|Iterable, # A folder, or image files
     masks:str|Path|Iterable, # A folder, or mask files in the same order
@@ -190,7 +190,8 @@ def pair_lists(
     if not all(folders):
         if any(folders): raise DataError("images and masks: give two folders, or two lists of files")
         images, masks = map(list, (images, masks))
-        if len(images) != len(masks): raise DataError(f"{len(images)} images and {len(masks)} masks: give one mask an image")
+        if len(images) != len(masks):
+            raise DataError(f"{len(images)} images and {len(masks)} masks: give one mask an image")
         return [Pair(Path(i).stem, Path(i), Path(m)) for i, m in zip(images, masks)]
     return stems_of(images, masks)
 
@@ -237,7 +238,7 @@ class SegDataset(torch.utils.data.Dataset):
             x = (x - mean) / std
         return x, torch.from_numpy(class_indices(codes))
 
-# %% ../../nbs/04c2_data.dataset.ipynb #b505db16
+# %% ../../nbs/04c2_data.dataset.ipynb #48006438
 def channel_stats(
     normalize, # 'imagenet', 'data', (mean, std), a mapping of both, or None
     channels:int, # Of the images
@@ -268,7 +269,8 @@ def cache_of(
     if prepare.augment and (prepare.native or fit.method == 'crop'):
         why = "augment_at='native'" if prepare.native else "method='crop'"
         raise DataError(f"cache= keeps resized images, and {why} makes others in every epoch; leave one of the two out")
-    deep = prepare.channels is not None and read_image(items[0].image, prepare.channels).dtype != np.uint8 if items else False
+    bands = items and prepare.channels is not None
+    deep = bool(bands and read_image(items[0].image, prepare.channels).dtype != np.uint8)
     tree = [prepare.taxonomy.leaf_ids, prepare.taxonomy.ignore]
     return open_cache(where, items, fit.size, prepare.channels or 3, deep, prepare.taxonomy.n_leaves > 254, tree=tree,
                       resample=fit.resample, method=fit.method, fill=[float(o) for o in fit.fill])

@@ -112,10 +112,10 @@ def load_picture(
     except Exception as e: why = f"cannot be read as {what}: {_reason(e)}; copy the file again or leave it out"
     raise DataError(f"{path}: {why}")
 
-# %% ../../nbs/04_data.files.ipynb #bdd4318d
-def _upright(im):
-    "The image turned as its EXIF tag says; broken EXIF data counts as none."
-    if getattr(im, 'format', None) == 'JPEG' and 'exif' not in im.info: return im
+# %% ../../nbs/04_data.files.ipynb #448e6387
+def _upright(im, own=False):
+    "The image turned as its EXIF tag says; broken EXIF data counts as none. A copy, unless it is our own anyway."
+    if own and 'exif' not in im.info and im.format == 'JPEG': return im
     try: return ImageOps.exif_transpose(im)
     except Exception: return im.copy()
 
@@ -228,7 +228,7 @@ def _is_picture(x):
     if x.ndim == 2: return x.dtype in (np.uint8, np.uint16, bool)
     return x.ndim == 3 and x.shape[2] in (3, 4) and x.dtype == np.uint8
 
-# %% ../../nbs/04_data.files.ipynb #782bc16d
+# %% ../../nbs/04_data.files.ipynb #7bcc54e8
 def _image_of_array(x):
     "A Pillow image of an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."
     if not _is_picture(x) or not x.size:
@@ -245,7 +245,7 @@ def read_image(
     if channels is not None: return _read_bands(source, channels)
     if isinstance(source, np.ndarray): return to_rgb(_image_of_array(source), 'array')
     if isinstance(source, Image.Image): return to_rgb(_upright(source), getattr(source, 'filename', None) or 'image')
-    return to_rgb(_upright(load_picture(source, 'image')), source)
+    return to_rgb(_upright(load_picture(source, 'image'), own=True), source)
 
 def _read_bands(source, channels):
     name = source if isinstance(source, (str, Path)) else 'image'

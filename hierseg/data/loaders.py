@@ -213,8 +213,10 @@ def data_config(
                 augment_at=augment_at, bs=int(bs), normalize=_stats(normalize, channels), seed=seed,
                 num_workers=num_workers, **more)
 
-# %% ../../nbs/04d_data.loaders.ipynb #a34ef6a1
-def _augments(augment): return not (augment in (None, False) or isinstance(augment, str) and augment in ('none', CUSTOM))
+# %% ../../nbs/04d_data.loaders.ipynb #78b2f8db
+def _augments(augment):
+    "Whether an augmentation does anything, and is at hand."
+    return not (augment is None or augment is False or isinstance(augment, str) and augment in ('none', CUSTOM))
 
 def _item_tfms(cfg, augment, taxonomy=None):
     "Transforms of one sample, in order: check, augment before or after resize, to tensor."
@@ -258,7 +260,7 @@ class SameSize(Transform):
             raise DataError(f"images of different sizes cannot share a batch, here {two}: give size=, or bs=1")
         return samples
 
-# %% ../../nbs/04d_data.loaders.ipynb #0074ce33
+# %% ../../nbs/04d_data.loaders.ipynb #aa9d3da0
 class HierDL(TfmdDL):
     "A fastai loader that prepares pairs of files in one go, the same for any number of loading processes."
     cache = draw = channels = None
@@ -270,7 +272,8 @@ class HierDL(TfmdDL):
         if len(tls) != 2 or not isinstance(read := tls[1].tfms.fs[0] if tls[1].tfms.fs else None, ReadMask): return None
         resize, augment = (next((f for f in fs if isinstance(f, t)), None) for t in (HierResize, HierAugment))
         native = augment is not None and augment.order < HierResize.order
-        return PreparePair(read.taxonomy, resize and resize.fit, augment and augment.augment, native, tls[0].tfms.fs[0].channels)
+        fit, draw = resize and resize.fit, augment and augment.augment
+        return PreparePair(read.taxonomy, fit, draw, native, tls[0].tfms.fs[0].channels)
 
     def before_iter(self):
         super().before_iter()
@@ -280,8 +283,9 @@ class HierDL(TfmdDL):
         self.draw = int(torch.randint(2**62, ())) if drawn and training else None
 
     def do_item(self, s):
-        fast, item = self.__dict__.get('fast'), self.dataset.items[s] if s is not None and hasattr(self.dataset, 'items') else None
-        if fast is None or type(item) is not Pair or not isinstance(item.image, (str, Path)): return super().do_item(s)
+        fast = self.__dict__.get('fast')
+        item = None if fast is None or s is None else self.dataset.items[s]
+        if type(item) is not Pair or not isinstance(item.image, (str, Path)): return super().do_item(s)
         x, codes = fast(item, None if self.draw is None else mix(self.draw, s), self.cache, s)
         x = torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1))).as_subclass(TensorImage)
         return x, torch.from_numpy(class_indices(codes)).as_subclass(TensorHierMask)
@@ -307,7 +311,7 @@ def _train_dl(dset, cfg, augment, taxonomy, device, dl_type=HierDL, val_bs=None,
     if cfg['seed'] is not None: dl.rng = random.Random(cfg['seed'])
     return dl
 
-# %% ../../nbs/04d_data.loaders.ipynb #49e4f72f
+# %% ../../nbs/04d_data.loaders.ipynb #e29a54f2
 def _refuse_huge_batch(cfg, pairs, channels):
     "Raises `DataError` for a batch of more than 4 GiB, or what the environment's HIERSEG_MAX_GIB says."
     sizes = [cfg['size']] if cfg['size'] else [image_size(p.image) for p in pairs if channels == 3]
@@ -315,7 +319,8 @@ def _refuse_huge_batch(cfg, pairs, channels):
     h, w = max(sizes, key=lambda s: s[0] * s[1])
     gib, limit = cfg['bs'] * h * w * (4 * channels + 8) / 2**30, float(os.environ.get('HIERSEG_MAX_GIB') or 4)
     if gib <= limit: return
-    raise DataError(f"a batch of {cfg['bs']} images of {w}x{h} pixels takes {gib:.1f} GiB; give a smaller size= or bs=, "
+    raise DataError(f"a batch of {cfg['bs']} images of {w}x{h} pixels takes {gib:.1f} GiB; "
+                    "give a smaller size= or bs=, "
                     f"or allow it with the environment variable HIERSEG_MAX_GIB={int(gib) + 1}")
 
 # %% ../../nbs/04d_data.loaders.ipynb #27ee4970

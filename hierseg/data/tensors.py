@@ -180,7 +180,7 @@ def encodes(self, o:TensorHierMask): return o
 @ToTensor
 def encodes(self, o:HierMask): return torch.from_numpy(class_indices(np.asarray(o))).as_subclass(TensorHierMask)
 
-# %% ../../nbs/04c_data.tensors.ipynb #0daee363
+# %% ../../nbs/04c_data.tensors.ipynb #1ccf0ffe
 @dispatch
 def show_batch(x:TensorImage, y:TensorHierMask, samples, ctxs=None, max_n=6, level=-1, alpha=.6, n_cols=3,
                nrows=None, ncols=None, figsize=None, **kwargs):
@@ -190,7 +190,8 @@ def show_batch(x:TensorImage, y:TensorHierMask, samples, ctxs=None, max_n=6, lev
     level, samples = tree.level_index(level), list(samples)[:max_n]
     images = [as_picture(s[0]) for s in samples]
     masks = [np.asarray(lift_mask(plain_tensor(s[1]).cpu(), tree, level)) for s in samples]
-    if ctxs is None: return show_figure(show_pairs(images, masks, tree, level=level, alpha=alpha, n_cols=n_cols, **kwargs))
+    if ctxs is None:
+        return show_figure(show_pairs(images, masks, tree, level=level, alpha=alpha, n_cols=n_cols, **kwargs))
     for ax, i, m in zip(ctxs, images, masks):
         ax.imshow(overlay(i, m, tree, level, alpha))
         ax.axis('off')

@@ -93,7 +93,7 @@ def resize_image(
     if resample != 'gaussian': return image.resize((w, h), PILLOW_FILTERS[resample])
     return Image.fromarray(np.ascontiguousarray(_resize_gaussian(np.asarray(image), h, w)))
 
-# %% ../../nbs/04a_data.transforms.ipynb #9446b5de
+# %% ../../nbs/04a_data.transforms.ipynb #3e07c9fe
 def resize_array(
     x:np.ndarray, # (H, W, C), uint8 or float32
     size:tuple, # (height, width) of the result
@@ -103,8 +103,8 @@ def resize_array(
     resample, (h, w) = resampler_name(resample), size
     if x.shape[:2] == (h, w): return x
     if resample == 'gaussian': return _resize_gaussian(x, h, w)
-    bands = [Image.fromarray(np.ascontiguousarray(b)).resize((w, h), PILLOW_FILTERS[resample]) for b in np.moveaxis(x, 2, 0)]
-    return np.stack([np.asarray(b) for b in bands], -1)
+    def one(band): return np.asarray(Image.fromarray(np.ascontiguousarray(band)).resize((w, h), PILLOW_FILTERS[resample]))
+    return np.stack([one(x[..., c]) for c in range(x.shape[2])], -1)
 
 # %% ../../nbs/04a_data.transforms.ipynb #38b9a3fc
 @functools.lru_cache(maxsize=1024)
@@ -339,7 +339,7 @@ def mirrors(
     "Whether an albumentations pipeline may mirror a picture; a function is not looked into."
     return any(type(t).__name__ in _MIRRORS + _SYMMETRIES for t in _steps(augment))
 
-# %% ../../nbs/04a_data.transforms.ipynb #5f659c60
+# %% ../../nbs/04a_data.transforms.ipynb #5d140495
 def _swapped_mask(mask, *args, apply, swap, symmetry, **params):
     "What a mirroring step makes of a mask, left and right exchanged where it did mirror."
     out = apply(mask, *args, **params)
@@ -350,7 +350,8 @@ def _swap_in_mirrors(compose, swap):
     for t in _steps(compose):
         name = type(t).__name__
         if name not in _MIRRORS + _SYMMETRIES: continue
-        t.apply_to_mask = functools.partial(_swapped_mask, apply=t.apply_to_mask, swap=swap, symmetry=name in _SYMMETRIES)
+        to_mask = functools.partial(_swapped_mask, apply=t.apply_to_mask, swap=swap, symmetry=name in _SYMMETRIES)
+        t._key2func = {**t._key2func, 'mask': to_mask}      # where albumentations looks up what to do with a target
 
 # %% ../../nbs/04a_data.transforms.ipynb #0bad647b
 def _compose(augment, size):
