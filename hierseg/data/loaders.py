@@ -9,16 +9,17 @@ __all__ = ['CUSTOM', 'ReadImage', 'ReadMask', 'CheckSizes', 'KeepTaxonomy', 'Hie
            'HierResize', 'HierAugment', 'data_config', 'UnitImage', 'NormalizeInPlace', 'SameSize', 'HierDL',
            'HierDataLoaders', 'class_frequencies']
 
-# %% ../../nbs/04d_data.loaders.ipynb #82f11696
+# %% ../../nbs/04d_data.loaders.ipynb #2a1861a0
 import inspect
 import os
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from fastai.data.all import DataLoaders, Datasets, IntToFloatTensor, Normalize, TfmdDL, ToTensor, TransformBlock
@@ -185,7 +186,8 @@ def _stats(normalize, channels=3):
 # %% ../../nbs/04d_data.loaders.ipynb #84396d79
 def _is_preset(augment): return augment is None or augment is False or augment in (*augment_presets(), CUSTOM)
 
-# %% ../../nbs/04d_data.loaders.ipynb #be25795c
+# %% ../../nbs/04d_data.loaders.ipynb #255539fe
+@checked
 def data_config(
     size=TrainConfig.size, # Pixels: one number for a square, (height, width), or None for images as they are
     resample:str|int=TrainConfig.resample, # Filter: nearest, box, bilinear, hamming, bicubic, lanczos or gaussian
@@ -335,15 +337,16 @@ def _take_config(kwargs, known=_DL_ARGS):
     if wrong: raise DataError(f"{wrong}: unknown argument; known are {', '.join([*names, *known])}")
     return {k: v for k, v in kwargs.items() if k in names}, {k: v for k, v in kwargs.items() if k not in names}
 
-# %% ../../nbs/04d_data.loaders.ipynb #65b329e5
-def _of_the_data(config, train):
-    "A configuration completed by what the training images say; raises `DataError` where they are too large."
-    channels = config.get('in_channels') or image_channels(train[0].image)
+# %% ../../nbs/04d_data.loaders.ipynb #3025ccb9
+def _of_the_data(given, train):
+    "The configuration of given arguments, completed by what the training images say; refuses what is too large."
+    said = isinstance(given.get('in_channels'), int) and given['in_channels']
+    channels = said or image_channels(train[0].image)
+    config = data_config(**given) if said or channels == 3 else data_config(**{**given, 'in_channels': channels})
     _refuse_huge_batch(config, train, channels)
-    stats = channel_stats(config['normalize'], channels, train)
-    return {**config, 'normalize': stats, **({} if channels == 3 else dict(in_channels=channels))}
+    return {**config, 'normalize': channel_stats(config['normalize'], channels, train)}
 
-# %% ../../nbs/04d_data.loaders.ipynb #191c26f1
+# %% ../../nbs/04d_data.loaders.ipynb #23234e30
 class HierDataLoaders(DataLoaders):
     "Images and masks with a taxonomy; beside fastai's attributes: `taxonomy`, `data_config`, `split_ids`, `items`."
     @classmethod
@@ -371,6 +374,7 @@ class HierDataLoaders(DataLoaders):
 
     @classmethod
     @delegates(data_config)
+    @checked
     def from_pairs(cls,
         train:list, # `Pair`s to train on
         valid:list, # `Pair`s to validate on
@@ -383,17 +387,18 @@ class HierDataLoaders(DataLoaders):
         given, dl_args = _take_config(kwargs)
         if not train or not valid:
             raise DataError(f"the {'validation' if train else 'training'} split is empty: it lists no image")
-        config, augment = data_config(**given), given.get('augment', TrainConfig.augmentations)
-        return cls._build(train, valid, taxonomy, path, _of_the_data(config, train), augment, device, **dl_args)
+        config, augment = _of_the_data(given, train), given.get('augment', TrainConfig.augmentations)
+        return cls._build(train, valid, taxonomy, path, config, augment, device, **dl_args)
 
     @property
     def items(self) -> list:
         "All pairs, those of training first."
         return [*self.train_ds.items, *self.valid_ds.items]
 
-# %% ../../nbs/04d_data.loaders.ipynb #3e2e5b3c
+# %% ../../nbs/04d_data.loaders.ipynb #4b1d9a42
 @patch(cls_method=True)
 @delegates(data_config, but=['seed'])
+@checked
 def from_folder(cls:HierDataLoaders,
     path:str|Path, # Folder of the data set
     taxonomy:Taxonomy|dict|str|Path, # The tree, a mapping or a YAML file
@@ -412,9 +417,10 @@ def from_folder(cls:HierDataLoaders,
     split = split_pairs(path, images, masks, train_ids, valid_ids, valid_pct, seed, train, valid)
     return cls.from_pairs(*split, taxonomy, path=path, device=device, seed=seed, **kwargs)
 
-# %% ../../nbs/04d_data.loaders.ipynb #572a4316
+# %% ../../nbs/04d_data.loaders.ipynb #409dc481
 @patch(cls_method=True)
 @delegates(data_config)
+@checked
 def from_ids(cls:HierDataLoaders,
     path:str|Path, # Folder of the data set
     taxonomy:Taxonomy|dict|str|Path, # The tree, a mapping or a YAML file
@@ -465,11 +471,12 @@ def _random_rows(n, valid_pct, seed):
     valid = set(random_split(list(range(n)), .2 if valid_pct is None else valid_pct, seed)[1])
     return [i in valid for i in range(n)]
 
-# %% ../../nbs/04d_data.loaders.ipynb #8fc46a8f
+# %% ../../nbs/04d_data.loaders.ipynb #f69a4774
 @patch(cls_method=True)
 @delegates(data_config, but=['seed'])
+@checked
 def from_df(cls:HierDataLoaders,
-    df, # pandas table, one row a pair
+    df:pd.DataFrame, # One row a pair
     taxonomy:Taxonomy|dict|str|Path, # The tree, a mapping or a YAML file
     image_col:int|str=0, # Column with image files
     mask_col:int|str=1, # Column with mask files
@@ -521,8 +528,9 @@ def new_empty(self:HierDataLoaders):
     dls.in_channels = dls.n_channels = self.in_channels
     return dls
 
-# %% ../../nbs/04d_data.loaders.ipynb #12ededd2
+# %% ../../nbs/04d_data.loaders.ipynb #35bfffe6
 @patch(cls_method=True)
+@checked
 def from_config(cls:HierDataLoaders,
     config:dict, # `dls.data_config`; keys that are none of its own are left alone
     taxonomy:Taxonomy|dict|str|Path, # The tree, a mapping or a YAML file
@@ -564,9 +572,10 @@ def _dls_counter(dset):
     def count(i, taxonomy): return np.bincount(np.asarray(masks[i]).ravel(), minlength=taxonomy.n_leaves + 1)[1:]
     return count, range(len(masks))
 
-# %% ../../nbs/04d_data.loaders.ipynb #77e602f0
+# %% ../../nbs/04d_data.loaders.ipynb #f921af42
+@checked
 def class_frequencies(
-    data, # `DataLoaders`, of which the training split is counted, or a list of `Pair`s or mask files
+    data:DataLoaders|Iterable, # Of loaders the training split is counted; or `Pair`s, or mask files
     taxonomy:Taxonomy|None=None, # The tree; that of the loaders by default
     progress:Callable|None=None, # Called with (done, total)
     n_workers:int=2, # Threads
