@@ -572,11 +572,11 @@ def _dls_counter(dset):
     def count(i, taxonomy): return np.bincount(np.asarray(masks[i]).ravel(), minlength=taxonomy.n_leaves + 1)[1:]
     return count, range(len(masks))
 
-# %% ../../nbs/04d_data.loaders.ipynb #f921af42
+# %% ../../nbs/04d_data.loaders.ipynb #4c69da04
 @checked
 def class_frequencies(
     data:DataLoaders|Iterable, # Of loaders the training split is counted; or `Pair`s, or mask files
-    taxonomy:Taxonomy|None=None, # The tree; that of the loaders by default
+    taxonomy:Taxonomy|dict|str|Path|None=None, # The tree; that of the loaders by default
     progress:Callable|None=None, # Called with (done, total)
     n_workers:int=2, # Threads
     per_image:bool=False, # A row an image, as median-frequency balancing needs; else their sum
