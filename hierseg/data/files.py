@@ -472,14 +472,21 @@ def _id_of(line):
     try: return str(json.loads(line))
     except ValueError: return line
 
-# %% ../../nbs/04_data.files.ipynb #73b54616
+# %% ../../nbs/04_data.files.ipynb #c5c35021
+def ids_text(
+    ids:Iterable, # Ids, as text
+) -> str: # One a line
+    "What a file of ids holds; `read_ids` reads it back."
+    return ''.join(_id_line(str(i)) + '\n' for i in ids)
+
+# %% ../../nbs/04_data.files.ipynb #a4295a79
 @checked
 def write_ids(
     path:str|Path, # The file
     ids:Iterable, # Ids, as text
 ) -> Path: # The file
     "Write the ids of a split, one a line; `read_ids` reads them back."
-    return write_atomic(path, ''.join(_id_line(str(i)) + '\n' for i in ids), DataError)
+    return write_atomic(path, ids_text(ids), DataError)
 
 # %% ../../nbs/04_data.files.ipynb #46bc5f99
 @checked
