@@ -373,8 +373,15 @@ def as_picture(
 ) -> np.ndarray: # uint8 (H, W, 3)
     "A decoded image as a picture."
     x = to_array(x)
+    if len(x) != 3: x = _three_channels(x)
     if x.dtype.kind == 'f': x = np.rint(np.clip(x, 0, 1) * 255)
     return np.clip(x, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+def _three_channels(x):
+    "The first three channels, or one thrice, each stretched between its 2nd and 98th percentile: to look at only."
+    x = np.stack([x[min(c, len(x) - 1)] for c in range(3)]).astype(np.float32)
+    low, high = np.percentile(x, (2, 98), axis=(1, 2), keepdims=True)
+    return (x - low) / np.maximum(high - low, 1e-6)
 
 # %% ../../nbs/03a_plotting.pictures.ipynb #baf163b5
 def show_figure(

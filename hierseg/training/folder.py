@@ -40,6 +40,7 @@ except ImportError:                       # Windows
 from ..core import ExperimentError, one_line, read_yaml, without_none, write_atomic
 from ..plotting.pictures import save_figure
 from ..plotting.curves import plot_history
+from ..data.files import ids_text
 from ..models.zoo import model_config
 
 # %% auto #0
@@ -393,7 +394,7 @@ def _offset(self:ExperimentCallback, go_on):
 def _write_data(self:ExperimentCallback):
     "The tree, and which images the split has on which side."
     self._write('taxonomy.yaml', self.learn.taxonomy.to_yaml())
-    for split, ids in self.dls.split_ids.items(): self._write(f'{split}_id.txt', '\n'.join(map(str, ids)) + '\n')
+    for split, ids in self.dls.split_ids.items(): self._write(f'{split}_id.txt', ids_text(ids))
 
 @patch
 def _restore_smooth_loss(self:ExperimentCallback):
