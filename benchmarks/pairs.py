@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 DEVICE = 'cpu'      # `run.py --device` sets it; read it through `device()`
+ONLY = ''           # rows whose name does not contain this word are not measured
+CLOCK = 'wall'      # or 'cpu': seconds of processor, for a machine that others use at the same time
 
 
 def device() -> str:
@@ -17,10 +19,10 @@ def device() -> str:
     return DEVICE
 
 
-def set_up(where: str, threads: int):
-    "Where to measure and with how many threads, child processes included."
-    global DEVICE
-    DEVICE = where
+def set_up(where: str, threads: int, clock: str = 'wall', only: str = ''):
+    "Where to measure, with how many threads (child processes included), by which clock, and which rows."
+    global DEVICE, CLOCK, ONLY
+    DEVICE, CLOCK, ONLY = where, clock, only.lower()
     quiet = dict(NO_ALBUMENTATIONS_UPDATE='1', HF_HUB_OFFLINE='1', MPLBACKEND='agg', KINETO_LOG_LEVEL='5')
     os.environ.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), **quiet)
     import torch
@@ -49,6 +51,11 @@ class Row:
         return None if self.ratio is None or limit is None else self.ratio <= limit
 
 
+def wanted(name: str) -> bool:
+    "Was this row asked for?"
+    return ONLY in name.lower()
+
+
 def wait():
     "Until the accelerator has done what it was given."
     if DEVICE.startswith('cuda'):
@@ -56,13 +63,22 @@ def wait():
         torch.cuda.synchronize()
 
 
+def now() -> float:
+    "Seconds on the clock: the wall's, or what the processor worked for this process and its finished children."
+    if CLOCK == 'wall':
+        return time.perf_counter()
+    import resource
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
 def seconds(f: Callable) -> float:
-    "Wall-clock seconds of one call."
+    "Seconds of one call."
     wait()
-    start = time.perf_counter()
+    start = now()
     f()
     wait()
-    return time.perf_counter() - start
+    return now() - start
 
 
 def compare(
@@ -76,6 +92,8 @@ def compare(
     **more,                         # note
 ) -> Row:
     "Median of the ratios of interleaved pairs; the order of a pair alternates."
+    if not wanted(name):
+        return missing(name, beside, 'not asked for', bound)
     for _ in range(warm):
         ours()
         theirs()
@@ -85,7 +103,7 @@ def compare(
             break
         for f, times in ((ours, a), (theirs, b))[::-1 if i % 2 else 1]:
             times.append(seconds(f))
-    ratio = statistics.median(x / y for x, y in zip(a, b))
+    ratio = statistics.median(x / max(y, 1e-9) for x, y in zip(a, b))
     return Row(name, beside, ratio, 1e3 * statistics.median(a), 1e3 * statistics.median(b), bound, **more)
 
 
@@ -118,6 +136,8 @@ def compare_memory(
     name: str, beside: str, ours: Callable, theirs: Callable, bound: str = '', **more,
 ) -> Row:
     "Peak memory of two ways above what was there before; the two middle numbers are MiB."
+    if not wanted(name):
+        return missing(name, beside, 'not asked for', bound)
     ours()
     theirs()
     a, b = peak_bytes(ours), peak_bytes(theirs)

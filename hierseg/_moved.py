@@ -2,11 +2,12 @@
 
 Written by hand; remove a line when its name has warned for two releases.
 """
+import ast
 import importlib
-import importlib.abc
-import importlib.util
+import importlib.machinery
 import sys
 import warnings
+from pathlib import Path
 
 # modules of 0.1 that are several now, or lie elsewhere: where their names are looked for
 MODULES = {
@@ -55,11 +56,21 @@ def lazily(package, *modules):
     return __getattr__
 
 
-class _OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+def names_in(*modules):
+    "The public names of some modules of hierseg, read from their text: nothing is imported."
+    out = []
+    for module in modules:
+        text = (Path(__file__).parent / (module.replace('.', '/') + '.py')).read_text(encoding='utf-8')
+        out += next(ast.literal_eval(o.value) for o in ast.parse(text).body
+                    if isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '') == '__all__')
+    return out
+
+
+class _OldModules:
     "Finds the modules of 0.1 under their old names, with a warning."
     def find_spec(self, fullname, path=None, target=None):
         package, _, name = fullname.partition('.')
-        return importlib.util.spec_from_loader(fullname, self) if package == 'hierseg' and name in MODULES else None
+        return importlib.machinery.ModuleSpec(fullname, self) if package == 'hierseg' and name in MODULES else None
 
     def create_module(self, spec):
         return None

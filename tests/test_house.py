@@ -12,8 +12,9 @@ ROOMS = ['core', 'taxonomy', 'config', 'plotting', 'data', 'decoding', 'losses',
 MODULES = sorted(p for p in PACKAGE.rglob('*.py') if p.name not in ('_modidx.py', '_moved.py'))
 # imported inside a function: what is optional, or so slow that it waits until somebody asks for it
 LATE = {'timm', 'segmentation_models_pytorch', 'albumentations', 'cv2', 'IPython', 'tifffile', 'huggingface_hub', 'onnx', 'onnxruntime', 'onnxscript',
-        'gradio', 'torchmetrics', 'accelerate', 'tqdm', 'scipy', 'matplotlib'}
-LATE_TORCH = {'core', 'cli', 'taxonomy.tree'}      # these keep `hierseg --help` from waiting for it
+        'gradio', 'torchmetrics', 'accelerate', 'tqdm', 'scipy', 'matplotlib', 'pyvips'}
+# these keep `hierseg --help` from waiting for torch, and let an ONNX file be run without it
+LATE_TORCH = {'core', 'cli', 'taxonomy.tree', 'evaluation.predictor', 'evaluation.tiles', 'evaluation.writing', 'app'}
 
 
 def name_of(path):

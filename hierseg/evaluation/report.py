@@ -20,43 +20,41 @@ from .inference import predict_probs, preparation, whole_fit
 # %% auto #0
 __all__ = ['evaluate', 'report_text']
 
-# %% ../../nbs/10a_evaluation.report.ipynb #547b6b29
-def _target(pair, tax, shape):
-    "The encoded mask of a pair, of the image's size."
-    mask = tax.encode(read_mask(pair.mask), pair.mask)
-    if mask.shape != tuple(shape):
-        raise DataError(f"{pair.mask}: the mask has {mask.shape[1]}x{mask.shape[0]} pixels, the image {shape[1]}x{shape[0]}; they must have the same size")
-    return torch.from_numpy(mask)[None]
-
+# %% ../../nbs/10a_evaluation.report.ipynb #de5e9d28
 def evaluate(
     learn:HierLearner, # A learner, trained or loaded
-    pairs:list, # `Pair`s of image and mask files, see `hierseg.files.pairs`
-    selectors=('simple', 'smart'), # Which to score
+    pairs:list, # `Pair`s of image and mask files, see `find_pairs`
+    selectors:list|tuple=('simple', 'smart'), # Which to score
     native:bool=True, # At the masks' own size; else at the network's input size
     bs:int=8, # Images a batch
     progress=None, # Called with (done, total)
-) -> LevelConfusion: # Every score can be read off it
-    "Score a learner on images and masks; raises `DataError` with the name of a file that does not fit."
+) -> LevelConfusion: # Every score can be read off it; raises `DataError` with the name of a file that does not fit
+    "Score a learner on images and masks."
     if not pairs: raise DataError("there is nothing to score: the list of images is empty")
-    tax, device = learn.taxonomy, next(learn.model.parameters()).device
-    conf = LevelConfusion(tax, list(selectors), learn.head)
+    device = next(learn.model.parameters()).device
+    conf = LevelConfusion(learn.taxonomy, list(selectors), learn.head)
     for i, (pair, (_, levels)) in enumerate(zip(pairs, predict_probs(learn, [p.image for p in pairs], bs, native))):
-        target = _target_at(pair, learn, levels[-1].shape[-2:], native).to(device)
+        target = _target(pair, learn, levels[-1].shape[-2:], native).to(device)
         conf.update({name: s.select(levels, log=False) for name, s in conf.selectors.items()}, target)
         if progress: progress(i + 1, len(pairs))
     return conf
 
-# %% ../../nbs/10a_evaluation.report.ipynb #5ae028ca
-def _target_at(pair, learn, shape, native):
-    "The target at the size of the prediction."
-    if native: return _target(pair, learn.taxonomy, shape)
-    config, mask = preparation(learn), learn.taxonomy.encode(read_mask(pair.mask), pair.mask)
-    return torch.from_numpy(fit_mask(mask, whole_fit(mask.shape, config.get('size'), config.get('method', 'squash')), void=Taxonomy.ignore_index))[None]
+def _target(pair, learn, shape, native):
+    "The encoded mask of a pair (1, H, W), at the size of the prediction."
+    mask = learn.taxonomy.encode(read_mask(pair.mask), pair.mask)
+    if not native:
+        cfg = preparation(learn)
+        fit = whole_fit(mask.shape, cfg.get('size'), cfg.get('method', 'squash'))
+        mask = fit_mask(mask, fit, void=Taxonomy.ignore_index)
+    elif mask.shape != tuple(shape):
+        raise DataError(f"{pair.mask}: the mask has {mask.shape[1]}x{mask.shape[0]} pixels, "
+                        f"the image {shape[1]}x{shape[0]}; they must have the same size")
+    return torch.from_numpy(mask)[None]
 
-# %% ../../nbs/10a_evaluation.report.ipynb #80fde7ab
-_HOW = dict(pooled='pooled over all pixels', image='mean over images of the mean over classes present', original='mean over images, an absent class counted 0')
-
-def _percent(x): return '    –' if x is None else f'{x:.3f}'.rjust(5)
+# %% ../../nbs/10a_evaluation.report.ipynb #2499f028
+_READING = dict(pooled=('miou', 'pooled over all pixels'),
+                image=('miou_image', 'mean over images of the mean over classes present'),
+                original=('miou_original', 'mean over images, an absent class counted 0'))
 
 def report_text(
     report:dict, # From `LevelConfusion.report()`
@@ -65,31 +63,46 @@ def report_text(
     reduction:str='pooled', # 'pooled', 'image' or 'original'
 ) -> str: # Tables of mIoU by level and selector, and of IoU by class
     "The scores as text."
-    key = {'pooled': 'miou', 'image': 'miou_image', 'original': 'miou_original'}[reduction]
-    names, width = taxonomy.level_names, max(7, *map(len, report['selectors']))
-    lines = [f"mIoU, {_HOW[reduction]}, {'background excluded, ' if taxonomy.background else ''}at {at} size, {report['images']} images", '',
-             f"{'':{width}}  " + '  '.join(f'{n:>7}' for n in names) + '   inconsistent']
+    width, out = max(7, *map(len, report['selectors'])), 'background excluded, ' if taxonomy.background else ''
+    title = f"mIoU, {_READING[reduction][1]}, {out}at {at} size, {report['images']} images"
+    levels = _level_table(report, taxonomy, reduction, width)
+    tables = [levels, _tree_table(report, width), _class_table(report, taxonomy)]
+    return '\n'.join([title, *(line for table in tables for line in ('', *table))])
+
+# %% ../../nbs/10a_evaluation.report.ipynb #757e780a
+def _percent(x): return '    –' if x is None else f'{x:.3f}'.rjust(5)
+
+def _level_table(report, taxonomy, reduction, width):
+    "mIoU of every level, and how often levels contradict each other: a line for each selector."
+    key, names = _READING[reduction][0], taxonomy.level_names
+    yield f"{'':{width}}  " + '  '.join(f'{n:>7}' for n in names) + '   inconsistent'
     for s, r in report['selectors'].items():
-        lines.append(f"{s:{width}}  " + '  '.join(_percent(r['levels'][n][key]).rjust(max(7, len(n))) for n in names) + f"   {_percent(r['inconsistent'])}")
-        if reduction == 'pooled' and 'miou_interval' in r['levels'][names[0]]: lines.append(_intervals(r, names, width))
-    return '\n'.join([*lines, '', *_tree_table(report, width), '', *_class_table(report, taxonomy)])
+        cells = [_percent(r['levels'][n][key]).rjust(max(7, len(n))) for n in names]
+        yield f"{s:{width}}  " + '  '.join(cells) + f"   {_percent(r['inconsistent'])}"
+        if reduction == 'pooled' and 'miou_interval' in r['levels'][names[0]]: yield _intervals(r, names, width)
 
 def _intervals(r, names, width):
     "The 95 % bootstrap interval over images, under each level's score."
-    cells = ['–' if None in (i := r['levels'][n]['miou_interval']) else f"{i[0]:.2f}–{i[1]:.2f}".replace('0.', '.') for n in names]
+    found = [r['levels'][n]['miou_interval'] for n in names]
+    cells = ['–' if i is None else f"{i[0]:.2f}–{i[1]:.2f}".replace('0.', '.') for i in found]
     return f"{'  95 %':{width}}  " + '  '.join(c.rjust(max(7, len(n))) for c, n in zip(cells, names))
 
-_TREE = dict(hierarchical_precision='hier. precision', hierarchical_recall='hier. recall', hierarchical_f='hier. F', mistake_height='height of error', mistake_height_of_errors='of wrong pixels')
+# %% ../../nbs/10a_evaluation.report.ipynb #a218857d
+_TREE = dict(hierarchical_precision='hier. precision', hierarchical_recall='hier. recall', hierarchical_f='hier. F',
+             mistake_height='height of error', mistake_height_of_errors='of wrong pixels')
 
 def _tree_table(report, width):
-    "What is read off the whole tree at once: hierarchical precision, recall and F, and how high in the tree the errors are."
+    "Hierarchical precision, recall and F, and how high in the tree the errors are."
     yield f"{'':{width}}  " + '  '.join(_TREE.values())
-    for s, r in report['selectors'].items(): yield f"{s:{width}}  " + '  '.join(_percent(r[k]).rjust(len(t)) for k, t in _TREE.items())
+    for s, r in report['selectors'].items():
+        yield f"{s:{width}}  " + '  '.join(_percent(r[k]).rjust(len(t)) for k, t in _TREE.items())
 
 def _class_table(report, taxonomy):
     "IoU of every class of every level, a column for each selector."
-    width = max(len(c) for l in taxonomy.level_classes for c in l) + 2
-    yield f"{'IoU by class':{width + 2}}" + '  '.join(f'{s:>7}' for s in report['selectors'])
+    width, found = max(len(c) for l in taxonomy.level_classes for c in l) + 2, report['selectors']
+    yield f"{'IoU by class':{width + 2}}" + '  '.join(f'{s:>7}' for s in found)
     for name, classes in zip(taxonomy.level_names, taxonomy.level_classes):
         yield name
-        for c in classes: yield f"  {c:{width}}" + '  '.join(_percent(r['levels'][name]['iou'][c]).rjust(7) for r in report['selectors'].values())
+        for c in classes:
+            cells = [_percent(r['levels'][name]['iou'][c]).rjust(7) for r in found.values()]
+            yield f"  {c:{width}}" + '  '.join(cells)

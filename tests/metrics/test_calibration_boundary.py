@@ -22,7 +22,8 @@ def test_calibration_against_torchmetrics():
     for i in range(4): cal.update_output(z[i:i+1], y[i:i+1])
     for l, (p, t) in enumerate(zip(aggregate_probs(z.softmax(1), tax), decompose_mask(y, tax))):
         p, t = p.movedim(1, -1)[t >= 0], t[t >= 0]
-        want = multiclass_calibration_error(p / p.sum(1, keepdim=True), t, num_classes=tax.n_classes[l], n_bins=15).item()
+        want = multiclass_calibration_error(p / p.sum(1, keepdim=True), t, num_classes=tax.n_classes[l],
+                                            n_bins=15).item()
         assert cal.error(l) == pytest.approx(want, rel=1e-3)
 
 
@@ -36,18 +37,22 @@ def test_calibration_against_loops(tree, seed, n_bins):
         bins = np.minimum((conf * n_bins).astype(int), n_bins - 1)[t.numpy() >= 0]
         n, c, a = cal.reliability(l)
         assert n.sum() == (t >= 0).sum()
-        if not len(np.unique(conf * n_bins % 1 < 1e-4)) == 1: continue        # a confidence on a bin's edge may fall either way
+        if not len(np.unique(conf * n_bins % 1 < 1e-4)) == 1:
+            continue        # a confidence on a bin's edge may fall either way
         for b in range(n_bins):
             ok = bins == b
             assert n[b] == ok.sum()
-            if ok.any(): assert c[b] == pytest.approx(conf[t.numpy() >= 0][ok].mean(), abs=1e-5) and a[b] == pytest.approx(right[t.numpy() >= 0][ok].mean())
+            if not ok.any(): continue
+            assert c[b] == pytest.approx(conf[t.numpy() >= 0][ok].mean(), abs=1e-5)
+            assert a[b] == pytest.approx(right[t.numpy() >= 0][ok].mean())
 
 
 def scipy_bands(mask, d):
     "Cheng et al.: a region minus its erosion by a 3 × 3 square, d times, with the image's outside as background."
     from scipy.ndimage import binary_erosion
     out = np.zeros(mask.shape, bool)
-    for c in np.unique(mask): out |= (mask == c) & ~binary_erosion(mask == c, np.ones((3, 3)), iterations=d, border_value=0)
+    for c in np.unique(mask):
+        out |= (mask == c) & ~binary_erosion(mask == c, np.ones((3, 3)), iterations=d, border_value=0)
     return out
 
 
@@ -70,7 +75,9 @@ def test_boundary_iou_against_erosion(name):
     for l, (p, t) in enumerate(zip(get_selector(name, tax)(z), decompose_mask(y, tax))):
         p, t = p.numpy(), t.numpy()
         pb, tb = (np.stack([scipy_bands(o, d) for o in m]) for m in (p, t))
-        want = [((p == c) & (t == c) & pb & tb).sum() / max(1, (((p == c) & pb) | ((t == c) & tb)).sum()) for c in range(tax.n_classes[l])]
+        both = lambda c: ((p == c) & (t == c) & pb & tb).sum()
+        either = lambda c: (((p == c) & pb) | ((t == c) & tb)).sum()
+        want = [both(c) / max(1, either(c)) for c in range(tax.n_classes[l])]
         np.testing.assert_allclose(b.iou(l), want)
         assert b.miou(l) == pytest.approx(np.mean(want[1:])) and (masks.iou(l) == b.iou(l)).all()
 
@@ -82,9 +89,11 @@ def test_void_takes_no_part_and_makes_no_border():
     assert in_band(m, 2).sum() == 400 - 16*16                       # only the image's own border
     z, y = batch(tax, 3, (2, 12, 12), void=0)
     y[:, 3:6] = -100
-    other = z.clone(); other[:, :, 4] = torch.randn_like(z[:, :, 4])   # deep inside the void, away from everything within d = 1
+    other = z.clone()
+    other[:, :, 4] = torch.randn_like(z[:, :, 4])   # deep inside the void, away from everything within d = 1
     a, b = BoundaryIoU(tax, 'smart').update_output(z, y), BoundaryIoU(tax, 'smart').update_output(other, y)
-    assert a.report() == b.report() and Calibration(tax).update_output(z, y).report() == Calibration(tax).update_output(other, y).report()
+    assert a.report() == b.report()
+    assert Calibration(tax).update_output(z, y).report() == Calibration(tax).update_output(other, y).report()
 
 
 def test_merge_empty_and_bad_input():
@@ -94,8 +103,10 @@ def test_merge_empty_and_bad_input():
         a, b = make().update_output(z[:1], y[:1]), make().update_output(z[1:], y[1:])
         assert a.merge(b).report() == make().update_output(z, y).report() != a.reset().report()
         assert 'None' in str(make().report())
-    for call, message in [(lambda: Calibration(tax, n_bins=0), 'at least 1'), (lambda: BoundaryIoU(tax, ratio=2), 'between 0 and 1'),
-                          (lambda: BoundaryIoU(tax).iou(selector='smart'), 'simple were'), (lambda: BoundaryIoU(tax, 'best'), 'known are simple'),
+    for call, message in [(lambda: Calibration(tax, n_bins=0), 'at least 1'),
+                          (lambda: BoundaryIoU(tax, ratio=2), 'between 0 and 1'),
+                          (lambda: BoundaryIoU(tax).iou(selector='smart'),
+                           'simple were'), (lambda: BoundaryIoU(tax, 'best'), 'known are simple'),
                           (lambda: Calibration(tax).merge(Calibration(tax, n_bins=3)), 'number of bins')]:
         with pytest.raises(ValueError, match=message): call()
 

@@ -31,7 +31,8 @@ def brute(tax, preds, y):
         first = 0 if tax.bg_index is None else 1
         ious = lambda c: [c[v, v] / u for v in range(first, k) if (u := c[v].sum() + c[:, v].sum() - c[v, v])]
         images = [np.mean(o) for o in map(ious, conf) if o]
-        out[l] = dict(confusion=conf.sum(0), miou=np.mean(ious(conf.sum(0)) or [np.nan]), image=np.mean(images or [np.nan]),
+        out[l] = dict(confusion=conf.sum(0), miou=np.mean(ious(conf.sum(0)) or [np.nan]),
+                      image=np.mean(images or [np.nan]),
                       se=np.std(images, ddof=1) / len(images)**.5 if len(images) > 1 else np.nan,
                       original=np.mean([sum(ious(c)) / (k - first) for c in conf]) if k > first else np.nan,
                       accuracy=np.trace(conf.sum(0)) / conf.sum() if conf.sum() else np.nan)
@@ -57,7 +58,8 @@ def test_readings_against_loops(tree, seed, void, name):
 def test_tree_readings_against_loops(tree, seed, name):
     tax = Taxonomy(tree)
     z, y = batch(tax, seed, (2, 3, 3))
-    conf, preds, paths = LevelConfusion(tax, name).update_output(z, y), [p.numpy() for p in get_selector(name, tax)(z)], leaf_paths(tax)
+    conf, paths = LevelConfusion(tax, name).update_output(z, y), leaf_paths(tax)
+    preds = [p.numpy() for p in get_selector(name, tax)(z)]
     height, wrong, clash, both, a, b, n = 0, 0, 0, 0, 0, 0, 0
     for at in np.ndindex(*y.shape):
         if y[at] < 0: continue
@@ -69,7 +71,8 @@ def test_tree_readings_against_loops(tree, seed, name):
         beta = set(np.flatnonzero(tax.ancestors[t]))
         both, a, b = both + len(alpha & beta), a + len(alpha), b + len(beta)
     div = lambda u, v: u / v if v else float('nan')
-    got = [conf.mistake_height(), conf.mistake_height(mistakes_only=True), conf.inconsistency(), *conf.hierarchical_prf()[:2]]
+    got = [conf.mistake_height(), conf.mistake_height(mistakes_only=True), conf.inconsistency(),
+           *conf.hierarchical_prf()[:2]]
     np.testing.assert_allclose(got, [div(height, n), div(height, wrong), div(clash, n), div(both, a), div(both, b)])
     if name != 'smart': assert conf.inconsistency() == 0 or not n
 
@@ -83,7 +86,8 @@ def test_pooled_iou_against_torchmetrics():
         for l, (p, t) in enumerate(zip(get_selector(name, tax)(z), decompose_mask(y, tax))):
             kw = dict(num_classes=tax.n_classes[l], ignore_index=-100)
             assert (conf.confusion(l, name) == multiclass_confusion_matrix(p, t, **kw).numpy()).all()
-            np.testing.assert_allclose(conf.iou(l, name), multiclass_jaccard_index(p, t, average='none', **kw), rtol=1e-6)
+            np.testing.assert_allclose(conf.iou(l, name), multiclass_jaccard_index(p, t, average='none', **kw),
+                                       rtol=1e-6)
 
 
 def test_absent_classes_and_void_by_hand():
@@ -91,7 +95,8 @@ def test_absent_classes_and_void_by_hand():
     y = torch.tensor([[[2, 2, 0, 0, -100]], [[0, 0, 0, 0, 0]]])
     conf = LevelConfusion(tax).update(lift_prediction(torch.tensor([[[2, 4, 0, 0, 5]], [[0, 0, 0, 0, 0]]]), tax), y)
     assert np.isnan(conf.iou()[[1, 3, 5, 6]]).all() and conf.iou()[[0, 2, 4]].tolist() == [1, .5, 0]
-    assert conf.miou() == .25 and conf.miou('level_2') == 1 and conf.miou(reduction='image') == .25      # the second image has no foreground
+    # the second image has no foreground
+    assert conf.miou() == .25 and conf.miou('level_2') == 1 and conf.miou(reduction='image') == .25
     assert conf.miou(reduction='original') == pytest.approx(.5 / 6 / 2)
     assert conf.background() == dict(iou=1, predicted=7/9, true=7/9)
 
@@ -127,11 +132,16 @@ def test_bad_input():
     z, y = batch(tax)
     conf = LevelConfusion(tax, ['simple', 'smart']).update_output(z, y)
     for call, message in [
-        (lambda: LevelConfusion(tax, 'clever'), 'known are simple'), (lambda: conf.miou(reduction='macro'), 'pooled, image, original'),
-        (lambda: conf.iou(0, 'mincost'), 'simple, smart were'), (lambda: conf.iou('level_7'), 'level_1, level_2, level_3'),
-        (lambda: conf.update_output(z, y[:2]), 'do not fit'), (lambda: conf.update_output(z[:, :3], y), r'needs \(B, 7, H, W\)'),
-        (lambda: conf.update_output(z, torch.full_like(y, 255)), 'not raw ids'), (lambda: conf.update([y.clamp(0)], y), 'the taxonomy has 3'),
-        (lambda: conf.update(dict(mincost=[y]*3), y), 'is not counted here'), (lambda: conf + LevelConfusion(tax), 'different things'),
+        (lambda: LevelConfusion(tax, 'clever'), 'known are simple'),
+        (lambda: conf.miou(reduction='macro'), 'pooled, image, original'),
+        (lambda: conf.iou(0, 'mincost'), 'simple, smart were'),
+        (lambda: conf.iou('level_7'), 'level_1, level_2, level_3'),
+        (lambda: conf.update_output(z, y[:2]), 'do not fit'),
+        (lambda: conf.update_output(z[:, :3], y), r'needs \(B, 7, H, W\)'),
+        (lambda: conf.update_output(z, torch.full_like(y, 255)),
+         'not raw ids'), (lambda: conf.update([y.clamp(0)], y), 'the taxonomy has 3'),
+        (lambda: conf.update(dict(mincost=[y]*3), y), 'is not counted here'),
+        (lambda: conf + LevelConfusion(tax), 'different things'),
         (lambda: LevelConfusion(tax, per_image=False).standard_error(), 'per_image=True')]:
         with pytest.raises(ValueError, match=message): call()
 
@@ -156,10 +166,12 @@ def learner(tax, selectors=('active', 'smart'), loss=None):
     from fastai.data.core import Datasets
     from fastai.learner import Learner
     z, y = batch(tax, 4, (8, 8, 8))
-    dls = Datasets(range(8), [[logits_of], [mask_of]], splits=[range(8), range(8)]).dataloaders(bs=3, val_bs=3, num_workers=0, device='cpu')
+    dsets = Datasets(range(8), [[logits_of], [mask_of]], splits=[range(8), range(8)])
+    dls = dsets.dataloaders(bs=3, val_bs=3, num_workers=0, device='cpu')
     model = torch.nn.Conv2d(tax.n_leaves, tax.n_leaves, 1)
     torch.nn.init.dirac_(model.weight); torch.nn.init.zeros_(model.bias)
-    learn = Learner(dls, model, loss_func=loss or HierarchicalLoss(tax), metrics=miou_metrics(tax, selectors, accuracy=True), lr=0.)
+    learn = Learner(dls, model, loss_func=loss or HierarchicalLoss(tax),
+                    metrics=miou_metrics(tax, selectors, accuracy=True), lr=0.)
     return learn, z, y
 
 
@@ -170,7 +182,8 @@ def test_metrics_in_a_learner(tax):
     with learn.no_bar(), learn.no_logging():
         got = learn.validate()
         assert list(got[1:7]) == miou('simple') + miou('smart') and got[7] == want.accuracy(0)
-        assert learn.recorder.metric_names[3:9] == [f'miou_level_{i}' for i in (1, 2, 3)] + [f'miou_level_{i}_smart' for i in (1, 2, 3)]
+        names = [f'miou_level_{i}' for i in (1, 2, 3)]
+        assert learn.recorder.metric_names[3:9] == names + [f'{n}_smart' for n in names]
         learn.selector = 'smart'
         assert list(learn.validate()[1:4]) == miou('smart')
         learn.selector = get_selector('simple', tax)
@@ -199,7 +212,8 @@ def test_trackers_export_and_load(tax, tmp_path):
     learn, z, y = learner(tax)
     learn.path = tmp_path
     with learn.no_bar(), learn.no_logging():
-        learn.fit(1, cbs=[SaveModelCallback(monitor='miou_level_3'), EarlyStoppingCallback(monitor='miou_level_1_smart')])
+        learn.fit(1, cbs=[SaveModelCallback(monitor='miou_level_3'),
+                          EarlyStoppingCallback(monitor='miou_level_1_smart')])
         assert (tmp_path/'models'/'model.pth').exists()
         before = learn.validate()
         learn.export('e.pkl')

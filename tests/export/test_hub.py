@@ -1,0 +1,116 @@
+"Sharing an experiment: what is copied, what stays, and the hub library's own calls."
+import json
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+hub = pytest.importorskip('huggingface_hub', reason="huggingface_hub is not installed: pip install 'hierseg[hub]'")
+
+from hierseg.data.loaders import HierDataLoaders
+from hierseg.evaluation.predictor import HierPredictor
+from hierseg.core import ExperimentError
+from hierseg.training.folder import ExperimentCallback
+from hierseg.training.run import load_experiment, seed_everything
+from hierseg.export.hub import SHARED, bundle, model_card, pretrained_folder, push_to_hub
+from hierseg.data.files import find_pairs
+from hierseg.evaluation.inference import predict_masks
+from hierseg.evaluation.report import evaluate
+from hierseg.training.learner import hier_learner
+from hierseg.data.synthetic import make_synthetic, synthetic_sample
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    seed_everything(0)
+    d = tmp_path_factory.mktemp('hub_secret_place')
+    data = make_synthetic(d / 'data', n_train=8, n_valid=4, size=(32, 32), seed=0)
+    dls = HierDataLoaders.from_folder(data, data / 'classes_hierarchy.yaml', size=32, bs=4, num_workers=0)
+    learn = hier_learner(dls, 'unet', model_params=dict(channels_array=[8], bottleneck_channels=8, block_depth=1))
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(1, 1e-2, cbs=ExperimentCallback(folder=d / 'run', data=dict(path=str(data)), monitor='miou_level_1'))
+    (d / 'run/scores.json').write_text(json.dumps(evaluate(learn, find_pairs(data)).report()))
+    return d / 'run'
+
+
+def same(a, b):
+    x = synthetic_sample(1, (50, 40))[0]
+    return all((p == q).all() for p, q in zip(HierPredictor.from_experiment(a).predict(x).levels, HierPredictor.from_pretrained(b).predict(x).levels))
+
+
+def test_the_bundle_predicts_the_same_and_says_nothing_of_this_machine(run, tmp_path):
+    out = bundle(run, tmp_path / 'b', 'me/people', 'apache-2.0', 'A note.')
+    assert same(run, out) and {f.name for f in out.iterdir()} <= {*SHARED} and {'model.safetensors', 'best.safetensors', 'README.md', 'scores.json'} <= {f.name for f in out.iterdir()}
+    for f in out.iterdir():
+        assert b'hub_secret_place' not in f.read_bytes() and b'train_0' not in f.read_bytes(), f
+        assert not f.read_bytes().startswith((b'\x80', b'PK')), f'{f} is a pickle or an archive'
+    x = synthetic_sample(2, (40, 40))[0]
+    [(_, a)], [(_, b)] = (predict_masks(load_experiment(o), [x]) for o in (run, out))
+    assert all((p == q).all() for p, q in zip(a, b))
+    with pytest.raises(ExperimentError, match='not empty'):
+        bundle(run, out)
+
+
+def test_the_card_holds_the_scores(run):
+    card = model_card(run, 'me/people', 'mit', 'Not for surgery.')
+    front = yaml.safe_load(card.split('---')[1])
+    report = json.loads((run / 'scores.json').read_text())
+    for s, r in report['selectors'].items():
+        values = [v['miou'] for v in r['levels'].values()]
+        assert f'| {s} | ' + ' | '.join(f'{v:.3f}' for v in values) + ' |' in card
+        assert [m['value'] for m in front['model-index'][0]['results'][0]['metrics'] if f'({s})' in m['name']] == [round(v, 4) for v in values]
+    assert front['license'] == 'mit' and front['library_name'] == 'hierseg' and '# people' in card and 'Not for surgery.' in card
+    assert "from_pretrained('me/people')" in card and 'upper_body' in card and '1 epochs' in card
+    assert hub.ModelCard(card).data.to_dict()["pipeline_tag"] == "image-segmentation"      # the hub's own reader takes it
+
+
+def test_without_scores_the_card_says_so(run, tmp_path):
+    import shutil
+    shutil.copytree(run, tmp_path / 'r')
+    (tmp_path / 'r/scores.json').unlink()
+    assert 'after the last epoch of the training' in model_card(tmp_path / 'r')
+    (tmp_path / 'r/history.csv').unlink()
+    assert 'It was not scored yet' in model_card(tmp_path / 'r') and 'model-index' not in model_card(tmp_path / 'r')
+
+
+def test_push_makes_one_commit_with_the_librarys_calls(run, monkeypatch, tmp_path):
+    calls, there = [], tmp_path / 'remote'
+
+    class Api:
+        def __init__(self, **kwargs): calls.append(('api', kwargs['token']))
+        def create_repo(self, repo, private, exist_ok): calls.append(('create', repo, private, exist_ok))
+        def upload_folder(self, repo_id, folder_path, commit_message, allow_patterns):
+            import shutil
+            shutil.copytree(folder_path, there)
+            calls.append(('upload', repo_id, commit_message, set(allow_patterns) == {*SHARED}))
+            return SimpleNamespace(commit_url='URL')
+    monkeypatch.setattr(hub, 'HfApi', Api)
+    assert push_to_hub(run, 'me/people', private=True, token='t', message='first') == 'URL'
+    assert calls == [('api', 't'), ('create', 'me/people', True, True), ('upload', 'me/people', 'first', True)]
+    assert same(run, there)
+    asked = []
+    monkeypatch.setattr(hub, 'snapshot_download', lambda repo, **kwargs: asked.append((repo, kwargs['revision'], kwargs['allow_patterns'])) or str(there))
+    assert pretrained_folder('me/people', revision='v1') == there and asked == [('me/people', 'v1', list(SHARED))]
+    assert 'USER' not in (there / 'README.md').read_text()
+
+
+def test_the_librarys_real_signatures_take_what_we_pass():
+    import inspect
+    api = hub.HfApi
+    inspect.signature(api.__init__).bind(None, token=None, library_name='', library_version='')
+    inspect.signature(api.create_repo).bind(None, 'a/b', private=True, exist_ok=True)
+    inspect.signature(api.upload_folder).bind(None, repo_id='a/b', folder_path='', commit_message='', allow_patterns=[])
+    inspect.signature(hub.snapshot_download).bind('a/b', revision=None, cache_dir=None, token=None, allow_patterns=[], library_name='')
+
+
+def test_refusals(run, monkeypatch, tmp_path):
+    for repo in ('no such folder', './none', '/none/here', 'a/b/c'):
+        with pytest.raises(ExperimentError, match='neither a folder nor a repository'):
+            HierPredictor.from_pretrained(repo)
+    with pytest.raises(ExperimentError, match='USER/NAME'):
+        push_to_hub(run, 'people')
+
+    def fails(*args, **kwargs): raise OSError('no network')
+    monkeypatch.setattr(hub, 'snapshot_download', fails)
+    with pytest.raises(ExperimentError, match='me/people: cannot be had from the hub: no network'):
+        HierPredictor.from_pretrained('me/people', cache_dir=tmp_path)
