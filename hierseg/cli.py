@@ -149,6 +149,7 @@ def _run_taxonomy(args):
     if args.out: write_tree(taxonomy, args.out, args.write_as)
     print(f"{taxonomy}\n\n{level_table(taxonomy)}\n")
     print(f"background: {taxonomy.background or 'none'}   void: {', '.join(map(str, taxonomy.ignore)) or 'no id'}")
+    for note in taxonomy.notes: print(note)
 
 def _add_taxonomy(p):
     p.add_argument('file', type=Path, metavar='FILE', help="the class tree: YAML, or as a data set ships it with --from")
@@ -180,6 +181,7 @@ def _run_check(args):
         where = _given(args, 'images', 'masks', 'train_ids', 'valid_ids')
         report = check_dataset(args.data, taxonomy, **where, progress=progress)
     print(report)
+    for note in taxonomy.notes: print(note)
     if args.json: _write_json(args.json, report.to_dict())
     return 0 if report.ok else 1
 

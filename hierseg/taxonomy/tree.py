@@ -447,17 +447,6 @@ def tree(self:Taxonomy) -> str: # One line a node, leaves with their raw ids
     "The tree as text, in the drawing that the `tree` command made familiar."
     return '\n'.join(['.', *_draw(self._nodes, self._own_ids)])
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #4a8e4868
-@patch
-def _repr_html_(self:Taxonomy) -> str:
-    "The facts and the tree, at most sixty lines of it."
-    lines = self.tree().split('\n')[1:]
-    shown = '\n'.join(lines[:60] + [f'… {len(lines) - 60} more'] * (len(lines) > 60))
-    levels = ', '.join(f'{printable(n)} ({k})' for n, k in zip(self.level_names, self.n_classes))
-    notes = ''.join(f'<li>{html.escape(n)}</li>' for n in self.notes)
-    return (f'<div><b>{html.escape(repr(self))}</b><br>classes by level: {html.escape(levels)}'
-            f'<pre>{html.escape(shown)}</pre><ul>{notes}</ul></div>')
-
 # %% ../../nbs/01_taxonomy.tree.ipynb #4a805e4f
 @patch
 def to_dict(self:Taxonomy) -> dict: # The tree under `hierarchy` and the options that are set
@@ -671,3 +660,14 @@ def notes(self:Taxonomy) -> list: # Lines of text, safe to print
         more = f" and {len(pairs) - 1} more pairs" * (len(pairs) > 1)
         out.append(f"{a} and {b}{more} change places in a flipped image; write them under `swap`, or do not flip")
     return [printable(line) for line in out]
+
+# %% ../../nbs/01_taxonomy.tree.ipynb #4a8e4868
+@patch
+def _repr_html_(self:Taxonomy) -> str:
+    "The facts and the tree, at most sixty lines of it."
+    lines = self.tree().split('\n')[1:]
+    shown = '\n'.join(lines[:60] + [f'… {len(lines) - 60} more'] * (len(lines) > 60))
+    levels = ', '.join(f'{printable(n)} ({k})' for n, k in zip(self.level_names, self.n_classes))
+    notes = ''.join(f'<li>{html.escape(n)}</li>' for n in self.notes)
+    return (f'<div><b>{html.escape(repr(self))}</b><br>classes by level: {html.escape(levels)}'
+            f'<pre>{html.escape(shown)}</pre><ul>{notes}</ul></div>')

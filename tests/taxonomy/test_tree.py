@@ -485,3 +485,13 @@ def test_children_and_groups_are_those_of_brute_force(tree):
             assert tax.children(l) == [
                 np.flatnonzero(tax.parents[l + 1] == k).tolist() for k in range(tax.n_classes[l])
             ]
+
+
+def test_the_command_line_prints_the_notes(tmp_path, capsys):
+    from hierseg.cli import main
+    (tmp_path / 't.yaml').write_text('rest: {background: 0}\nbody: {left arm: 1, right arm: 2, void: 3}')
+    assert not main(['taxonomy', str(tmp_path / 't.yaml')])
+    out = capsys.readouterr().out
+    for note in Taxonomy(tmp_path / 't.yaml').notes:
+        assert note in out
+    assert 'background is rest/background (id 0)' in out and 'left arm and right arm change places' in out
