@@ -32,15 +32,13 @@ def step_costs(head, output, targets):
     paths = [pick(p, y) for p, y in zip(head.level_log_probs(output), targets)]
     return [-paths[0], *(up - p for up, p in pairwise(paths))]
 
-# %% ../../nbs/06ba_losses.conditional.ipynb #bd2b52f3
-def family_table(taxonomy, l):
-    "(n_leaves,) number of the family that a leaf's step to level l is made in, −1 where it makes none."
-    up = taxonomy.lift[l]
-    parent = taxonomy.lift[l - 1] if l else up * 0
-    ended = taxonomy.node_depth[taxonomy.level_nodes[l][up]] <= l
-    parent = parent.copy()
-    parent[ended] = -1
-    return parent
+# %% ../../nbs/06ba_losses.conditional.ipynb #e40779b1
+def family_of_step(targets, taxonomy, l):
+    "(B, …) number of the family that a pixel's step to level l is made in, −1 where it makes none or none is known."
+    y = targets[l]
+    make = lambda: taxonomy.node_depth[taxonomy.level_nodes[l]] <= l
+    ended = device_table(taxonomy, f'ended_{l}', y.device, make)[y.clamp(min=0)]
+    return torch.where((y < 0) | ended, -1, targets[l - 1] if l else 0)
 
 # %% ../../nbs/06ba_losses.conditional.ipynb #f84bc8d0
 def family_mean(cost, family):
@@ -51,7 +49,7 @@ def family_mean(cost, family):
     size = torch.bincount(at, minlength=n + 1)[1:].to(cost)
     return safe_ratio(safe_ratio(total, size).sum(), (size > 0).sum().to(cost))
 
-# %% ../../nbs/06ba_losses.conditional.ipynb #fd43c4d0
+# %% ../../nbs/06ba_losses.conditional.ipynb #d4dfaf60
 class ConditionalLoss(TaxonomyLoss, name='conditional'):
     "Weighted cross-entropy of each step down the true path; with weights of 1 it is flat cross-entropy."
     def __init__(self,
@@ -69,17 +67,16 @@ class ConditionalLoss(TaxonomyLoss, name='conditional'):
         weights = None if set(self.step_weights) == {1.} else self.step_weights
         return dict(step_weights=weights, balanced=self.balanced or None)
     def terms(self, output, target, *extra):
-        costs, out = step_costs(self.head, output, decompose_mask(target, self.taxonomy)), {}
+        ys, out = decompose_mask(target, self.taxonomy), {}
+        costs = step_costs(self.head, output, ys)
         for l, (name, cost, w) in enumerate(zip(self.taxonomy.level_names, costs, self.step_weights)):
-            if w: out[f'step_{name}'] = w * self._reduced(cost, target, l)
+            if w: out[f'step_{name}'] = w * self._reduced(cost, ys, l)
         return out
-    def _reduced(self, cost, target, l):
+    def _reduced(self, cost, ys, l):
         "The cost of one step, as the reduction has it."
-        valid = target != self.ignore_index
+        valid = ys[l] != self.ignore_index
         if not self.balanced: return reduce_pixels(torch.where(valid, cost, 0), valid, self.reduction)
-        make = lambda: family_table(self.taxonomy, l)
-        table = device_table(self.taxonomy, f'family_{l}_of_leaf', target.device, make)
-        family = torch.where(valid, table[target.clamp(min=0)], -1)
+        family = family_of_step(ys, self.taxonomy, l)
         if self.reduction == 'mean': return family_mean(cost, family)
         each = torch.stack([family_mean(c, f) for c, f in zip(cost, family)])
         return each if self.reduction == 'none' else sum_over_pixels(each, valid)
