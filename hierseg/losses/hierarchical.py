@@ -170,7 +170,7 @@ def follow_device(loss, output):
     "Move a loss's buffers to where the output is."
     if next(loss.buffers(), output).device != output.device: loss.to(output.device)
 
-# %% ../../nbs/06b_losses.hierarchical.ipynb #201b522b
+# %% ../../nbs/06b_losses.hierarchical.ipynb #fb90271c
 class HierarchicalLoss(TaxonomyLoss, name='hierarchical'):
     "Sum over levels of a base loss on the level's log-probabilities and the lifted mask (Muller & Smith 2020)."
     def __init__(self,
@@ -218,8 +218,9 @@ class HierarchicalLoss(TaxonomyLoss, name='hierarchical'):
         levels = level_cross_entropy(z, target, self.taxonomy, self.leaf_weight, self.reduction, self.ignore_index)
         return {l: levels[l] for l in which}
     def _params(self):
-        return dict(base_loss=_same([b.config for b in self.bases]), class_weights=class_weights_config(self.class_weights),
-                    level_weights=None if set(self.level_weights) == {1.} else self.level_weights)
+        level_weights = None if set(self.level_weights) == {1.} else self.level_weights
+        class_weights = class_weights_config(self.class_weights)
+        return dict(base_loss=_same([b.config for b in self.bases]), class_weights=class_weights, level_weights=level_weights)
 
 def _same(configs): return configs[0] if all(c == configs[0] for c in configs) else configs
 
