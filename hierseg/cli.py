@@ -36,11 +36,11 @@ class UsageError(ValueError):
 class Stopped(KeyboardInterrupt):
     "Ctrl-C, with something to say about what is kept."
 
-# %% ../nbs/12_cli.ipynb #94e89467
+# %% ../nbs/12_cli.ipynb #413553c9
 def _refusal_text(error):
     "What a refusal says, on one line."
     text = ' '.join(str(error).split()) or type(error).__name__
-    text = re.sub(r"^(Exception occured in `\w+` when calling event `\w+`: )+", '', text)   # fastai's, around it
+    text = re.sub(r"^(Exception occured in `\w+` when calling event `\w+`:(\s|\\n|\\t)+)+", '', text)   # fastai's, around it
     from_system = isinstance(error, OSError) and error.filename and error.strerror
     return f"{error.filename}: {error.strerror}" if from_system else text
 
@@ -189,14 +189,13 @@ def _add_check(p):
     _add_options(p, ('taxonomy', *_DATA_OPTIONS, 'train_ids', 'valid_ids'))
     p.add_argument('--json', type=Path, metavar='F', help="also write the report as JSON")
 
-# %% ../nbs/12_cli.ipynb #6d2634ab
+# %% ../nbs/12_cli.ipynb #afeb4985
 def _free_folder(out):
-    "The folder of the experiment, refused where something is in the way; what a killed run left behind is not."
-    if out is None or not out.exists(): return out
-    names = {f.name for f in out.iterdir()} - {'.lock'} if out.is_dir() else {out.name}
-    if 'model.safetensors' in names or names and 'config.yaml' not in names:
-        raise UsageError(f"{out}: exists already; name a new folder with --out, or go on with --resume {out}")
-    return out
+    "The folder of the experiment, refused where something is in the way."
+    if out is None or not out.exists() or out.is_dir() and not any(out.iterdir()): return out
+    from hierseg.training.folder import may_train_into
+    if may_train_into(out): return out
+    raise UsageError(f"{out}: exists already; name a new folder with --out, or go on with --resume {out}")
 
 def _run_train(args):
     "hierseg train"
