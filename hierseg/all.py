@@ -30,6 +30,7 @@ A = sys.modules.get('albumentations') or _Later('albumentations')
 from .core import *
 from .taxonomy.tree import *
 from .taxonomy.tensors import *
+from .taxonomy.formats import *
 from .plotting.colors import *
 from .plotting.pictures import *
 from .plotting.curves import *
