@@ -149,9 +149,10 @@ def _run_taxonomy(args):
     if args.out: write_tree(taxonomy, args.out, args.write_as)
     print(f"{taxonomy}\n\n{level_table(taxonomy)}\n")
     print(f"background: {taxonomy.background or 'none'}   void: {', '.join(map(str, taxonomy.ignore)) or 'no id'}")
+    for note in taxonomy.notes: print(f"note: {note}")
 
 def _add_taxonomy(p):
-    p.add_argument('file', type=Path, metavar='FILE', help="the class tree: YAML, or as a data set ships it with --from")
+    p.add_argument('file', type=Path, metavar='FILE', help="the class tree: YAML, or another format with --from")
     formats = "cityscapes, mapillary, coco, paths or parents"
     p.add_argument('--from', dest='read_as', metavar='FORMAT', help=f"what FILE is: {formats}")
     p.add_argument('--ids', metavar='KIND', help="what the masks hold, for cityscapes: id or trainId (default: id)")
@@ -336,7 +337,7 @@ def _run_compare(args):
 
 # %% ../nbs/12_cli.ipynb #a1d309af
 def _add_predict(p):
-    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote, or an .onnx file of it")
+    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote, or its .onnx file")
     p.add_argument('images', nargs='+', metavar='IMAGES', help="image files, folders of them, or patterns")
     p.add_argument('--out', type=Path, required=True, metavar='DIR', help="where the masks go")
     p.add_argument('--resume', action='store_true', help="skip images whose answers are there already")
@@ -347,7 +348,7 @@ def _add_predict(p):
     g.add_argument('--levels', action='store_true',
                    help="one mask for each level, and classes.json that says what its ids stand for")
     g.add_argument('--probs', action='store_true', help="the probabilities of every level, as .npz")
-    g.add_argument('--area', action='store_true', help="area.csv: pixels and share of each class and level in each image")
+    g.add_argument('--area', action='store_true', help="area.csv: pixels and share of each class of each level")
     g.add_argument('--no-overlay', action='store_true', help="no pictures to look at")
     g.add_argument('--no-legend', action='store_true', help="pictures without the legend")
     g = p.add_argument_group('how the network looks')
@@ -395,7 +396,7 @@ def _run_export(args):
 
 # %% ../nbs/12_cli.ipynb #6debdb0f
 def _add_app(p):
-    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote, or an .onnx file of it")
+    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote, or its .onnx file")
     p.add_argument('--host', default='127.0.0.1', help="who can see it; 0.0.0.0 for the whole network")
     p.add_argument('--port', type=_positive, metavar='N', help="the first free one from 7860 by default")
     p.add_argument('--no-browser', action='store_true', help="do not open a browser")
@@ -470,7 +471,8 @@ _COMMANDS = dict(
     export=("write a model for other programs: ONNX, torch.export",
             "hierseg export runs/first --onnx first.onnx", _run_export, _add_export),
     app=("look at predictions in a browser", "hierseg app runs/first", _run_app, _add_app),
-    push=("share an experiment on the hub", "hierseg push runs/first USER/NAME --license apache-2.0", _run_push, _add_push),
+    push=("share an experiment on the hub",
+          "hierseg push runs/first USER/NAME --license apache-2.0", _run_push, _add_push),
     pull=("fetch a shared experiment", "hierseg pull USER/NAME", _run_pull, _add_pull),
     compare=("put experiments side by side: one table, one figure",
              "hierseg compare runs/* --out figures", _run_compare, _add_compare),

@@ -24,8 +24,8 @@ from ..core import ExperimentError, Registry, last_name, one_line, parse_yaml, r
 
 # %% auto #0
 __all__ = ['PILLOW_FILTERS', 'RESAMPLERS', 'METHODS', 'MEAN_COLOR', 'resampler_name', 'resize_image', 'nearest_index',
-           'resize_mask', 'Fit', 'fit_size', 'fit_image', 'fit_mask', 'augment_presets', 'create_augmentation',
-           'augmentation_config', 'PairAugmenter', 'read_augmentations']
+           'resize_mask', 'Fit', 'fit_size', 'fit_image', 'fit_mask', 'whole_fit', 'augment_presets',
+           'create_augmentation', 'augmentation_config', 'PairAugmenter', 'read_augmentations']
 
 # %% ../../nbs/04a_data.transforms.ipynb #f51033b6
 PILLOW_FILTERS = dict(nearest=0, lanczos=1, bilinear=2, bicubic=3, box=4, hamming=5)
@@ -173,6 +173,20 @@ def fit_mask(
     out = np.full((h, w), void, mask.dtype)
     out[ty:tb, tx:tr] = mask
     return out
+
+# %% ../../nbs/04a_data.transforms.ipynb #c54b4a33
+def whole_fit(
+    shape:tuple, # (height, width) of the photograph
+    size:tuple|None, # (height, width) of the network's input; None for the photograph's own
+    method:str='squash', # 'squash', 'crop' or 'pad'
+    factor:float=1., # The input is so much larger
+) -> Fit:
+    "How a whole image is fitted into the network's input."
+    def scaled(s): return tuple(max(1, round(o * factor)) for o in s)
+    if size is None: return fit_size(shape, scaled(shape))
+    if method != 'crop': return fit_size(shape, scaled(size), method)
+    scale = max(size[0] / shape[0], size[1] / shape[1])
+    return fit_size(shape, scaled((shape[0] * scale, shape[1] * scale)))
 
 # %% ../../nbs/04a_data.transforms.ipynb #a7dd27ba
 def _albumentations():

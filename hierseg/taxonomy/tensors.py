@@ -23,7 +23,8 @@ def plain_tensor(
     x:torch.Tensor, # Of any subclass
 ) -> torch.Tensor: # The same memory
     "A tensor without its fastai type."
-    return x if type(x) is torch.Tensor else x.as_subclass(torch.Tensor)
+    kept = type(x) is torch.Tensor or torch.compiler.is_exporting()      # while a graph is traced tensors are symbols
+    return x if kept else x.as_subclass(torch.Tensor)
 
 # %% ../../nbs/01a_taxonomy.tensors.ipynb #8083c3bc
 def full_precision(
