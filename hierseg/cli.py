@@ -223,15 +223,16 @@ def _interruptible(folder, epochs):
 def _resume(args):
     "Go on with an interrupted run: everything but the place of the data is read from its folder."
     typed = {**_typed_options(args), **{k: v for k, v in dict(config=args.config, out=args.out).items() if v}}
-    other = ', '.join(f"--{k.replace('_', '-')}" for k in typed if k != 'data')
+    other = ', '.join(f"--{k.replace('_', '-')}" for k in typed if k not in ('data', 'epochs'))
     if other:
-        why = "--resume goes on with what the experiment's config.yaml says"
+        why = "--resume goes on with what the experiment's config.yaml says (--epochs alone may be larger)"
         raise UsageError(f"{other}: {why}; start a new training to change it")
     from hierseg.training.folder import read_config
     from hierseg.training.run import data_of_experiment, load_experiment, resume_experiment
     dls = data_of_experiment(args.resume, getattr(args, 'data', None))
-    with _interruptible(args.resume, read_config(args.resume).get('epochs')):
-        done, n = resume_experiment(load_experiment(args.resume, dls), args.resume)
+    epochs = getattr(args, 'epochs', None)
+    with _interruptible(args.resume, epochs or read_config(args.resume).get('epochs')):
+        done, n = resume_experiment(load_experiment(args.resume, dls), args.resume, epochs)
     print(f"{args.resume}: went on after epoch {done} of {n}", file=sys.stderr)
     print(args.resume)
 
@@ -242,7 +243,7 @@ def _add_train(p):
                    help="train as a config.yaml says, the study's or an experiment's; options go before it")
     p.add_argument('--out', type=Path, metavar='DIR',
                    help="the experiment's folder; 'DATA_ARCH date' in the current folder by default")
-    p.add_argument('--resume', type=Path, metavar='EXPERIMENT', help="go on with a run that was interrupted")
+    p.add_argument('--resume', type=Path, metavar='EXPERIMENT', help="go on with a run that was interrupted, or with --epochs beyond its end")
     _add_options(p, [n for n, o in TrainConfig.options().items() if o.typed])
 
 # %% ../nbs/12_cli.ipynb #353da58f
