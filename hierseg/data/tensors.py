@@ -34,7 +34,7 @@ def _code_tables(taxonomy):
     "Raw id to class + 1: for any id, uint16, and for ids below 256, uint8 where classes fit; made once a taxonomy."
     def make():
         wide = np.full(65536, _UNKNOWN, np.uint16)
-        for c, ids in enumerate(taxonomy.leaf_ids): wide[ids] = c + 1
+        for c, ids in enumerate(taxonomy.node_ids): wide[ids] = c + 1
         wide[taxonomy.ignore] = 0
         return wide, np.where(wide[:256] == _UNKNOWN, 255, wide[:256]).astype(np.uint8)
     return taxonomy.cached('codes', make)
@@ -47,7 +47,7 @@ def encode_mask(
 ) -> np.ndarray: # (H, W) class + 1, 0 for void; uint8 up to 254 leaves, else uint16
     "Raw ids as codes; raises `DataError` naming the source and the ids that the tree does not know."
     wide, narrow = _code_tables(taxonomy)
-    small = taxonomy.n_leaves < 255
+    small = taxonomy.n_codes < 255
     table = narrow if small and raw.dtype == np.uint8 else wide
     codes = _look_up(table, raw)
     if codes.max() == np.iinfo(table.dtype).max:
