@@ -39,7 +39,14 @@ def _code_tables(taxonomy):
         return wide, np.where(wide[:256] == _UNKNOWN, 255, wide[:256]).astype(np.uint8)
     return taxonomy.cached('codes', make)
 
-# %% ../../nbs/04c_data.tensors.ipynb #e906cdb5
+# %% ../../nbs/04c_data.tensors.ipynb #339c5da2
+def _look_up(table, raw):
+    "The table's value of each id: OpenCV's for bytes, which is twenty times as fast."
+    import cv2
+    if table.dtype == raw.dtype == np.uint8: return cv2.LUT(np.ascontiguousarray(raw), table)
+    return table.take(raw, mode='wrap')   # no index is out of range; a third faster than the default, which checks
+
+# %% ../../nbs/04c_data.tensors.ipynb #7ef92ddd
 def encode_mask(
     raw:np.ndarray, # (H, W) raw ids, uint8 or uint16
     taxonomy:Taxonomy, # The tree
@@ -54,12 +61,6 @@ def encode_mask(
         try: taxonomy.encode(raw, source)
         except ValueError as e: raise DataError(e) from None
     return codes.astype(np.uint8, copy=False) if small else codes
-
-def _look_up(table, raw):
-    "The table's value of each id: OpenCV's for bytes, which is twenty times as fast."
-    import cv2
-    if table.dtype == raw.dtype == np.uint8: return cv2.LUT(np.ascontiguousarray(raw), table)
-    return table.take(raw, mode='wrap')   # no index is out of range; a third faster than the default, which checks
 
 # %% ../../nbs/04c_data.tensors.ipynb #cb2952e8
 _BYTES = np.array([VOID, *range(255)], np.int64)
@@ -168,13 +169,14 @@ class ImageBands:
 
     def __array__(self, dtype=None, copy=None): return self.x if dtype is None else self.x.astype(dtype)
 
-# %% ../../nbs/04c_data.tensors.ipynb #1b91c687
+# %% ../../nbs/04c_data.tensors.ipynb #5c373ebd
+@IntToFloatTensor
+def encodes(self, o:TensorHierMask): return o
+
+# %% ../../nbs/04c_data.tensors.ipynb #e4d9aa1a
 @ToTensor
 def encodes(self, o:ImageBands):
     return torch.from_numpy(np.ascontiguousarray(o.x.transpose(2, 0, 1))).as_subclass(TensorImage)
-
-@IntToFloatTensor
-def encodes(self, o:TensorHierMask): return o
 
 # %% ../../nbs/04c_data.tensors.ipynb #86b8f652
 @ToTensor
