@@ -17,12 +17,13 @@ import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hierseg
 from .config import Option, TrainConfig, find_tree, read_train_config
 from .core import without_none, write_atomic
-from .taxonomy.formats import read_tree, write_tree
-from .taxonomy.tree import Taxonomy
+
+if TYPE_CHECKING: from hierseg.taxonomy.tree import Taxonomy
 
 # %% auto #0
 __all__ = ['UsageError', 'Stopped', 'level_table', 'build_parser', 'main']
@@ -35,11 +36,11 @@ class UsageError(ValueError):
 class Stopped(KeyboardInterrupt):
     "Ctrl-C, with something to say about what is kept."
 
-# %% ../nbs/12_cli.ipynb #94e89467
+# %% ../nbs/12_cli.ipynb #413553c9
 def _refusal_text(error):
     "What a refusal says, on one line."
     text = ' '.join(str(error).split()) or type(error).__name__
-    text = re.sub(r"^(Exception occured in `\w+` when calling event `\w+`: )+", '', text)   # fastai's, around it
+    text = re.sub(r"^(Exception occured in `\w+` when calling event `\w+`:(\s|\\n|\\t)+)+", '', text)   # fastai's, around it
     from_system = isinstance(error, OSError) and error.filename and error.strerror
     return f"{error.filename}: {error.strerror}" if from_system else text
 
@@ -114,9 +115,14 @@ _positive.__name__ = 'int'
 _DATA_HELP = "folder with images and masks"
 _DATA_OPTIONS = ('images', 'masks')
 
+def _read_tree(file):
+    "The tree of a file; NumPy is imported now, so that `--help` need not wait for it."
+    from hierseg.taxonomy.tree import Taxonomy
+    return Taxonomy(file)
+
 def _tree_of(args):
     "The tree that was named, or the one that lies in the data folder."
-    return Taxonomy(find_tree(args.data, getattr(args, 'taxonomy', None)))
+    return _read_tree(find_tree(args.data, getattr(args, 'taxonomy', None)))
 
 def _given(args, *names):
     "Some options by name, None where they were not typed."
@@ -138,13 +144,15 @@ def level_table(
 # %% ../nbs/12_cli.ipynb #e06dd998
 def _run_taxonomy(args):
     "hierseg taxonomy"
+    from hierseg.taxonomy.formats import read_tree, write_tree
     taxonomy = read_tree(args.file, args.read_as, **without_none(ids=args.ids))
     if args.out: write_tree(taxonomy, args.out, args.write_as)
     print(f"{taxonomy}\n\n{level_table(taxonomy)}\n")
     print(f"background: {taxonomy.background or 'none'}   void: {', '.join(map(str, taxonomy.ignore)) or 'no id'}")
+    for note in taxonomy.notes: print(f"note: {note}")
 
 def _add_taxonomy(p):
-    p.add_argument('file', type=Path, metavar='FILE', help="the class tree: YAML, or as a data set ships it with --from")
+    p.add_argument('file', type=Path, metavar='FILE', help="the class tree: YAML, or another format with --from")
     formats = "cityscapes, mapillary, coco, paths or parents"
     p.add_argument('--from', dest='read_as', metavar='FORMAT', help=f"what FILE is: {formats}")
     p.add_argument('--ids', metavar='KIND', help="what the masks hold, for cityscapes: id or trainId (default: id)")
@@ -181,19 +189,20 @@ def _add_check(p):
     _add_options(p, ('taxonomy', *_DATA_OPTIONS, 'train_ids', 'valid_ids'))
     p.add_argument('--json', type=Path, metavar='F', help="also write the report as JSON")
 
-# %% ../nbs/12_cli.ipynb #6d2634ab
+# %% ../nbs/12_cli.ipynb #afeb4985
 def _free_folder(out):
     "The folder of the experiment, refused where something is in the way."
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: exists already; name a new folder with --out, or go on with --resume {out}")
-    return out
+    if out is None or not out.exists() or out.is_dir() and not any(out.iterdir()): return out
+    from hierseg.training.folder import may_train_into
+    if may_train_into(out): return out
+    raise UsageError(f"{out}: exists already; name a new folder with --out, or go on with --resume {out}")
 
 def _run_train(args):
     "hierseg train"
     if args.resume: return _resume(args)
     config = TrainConfig.merge(read_train_config(args.config) if args.config else {}, _typed_options(args))
     if config.data is None: raise UsageError("name the folder of the data: hierseg train DATA --taxonomy T.yaml")
-    Taxonomy(find_tree(config.data, config.taxonomy))       # a mistake is told before PyTorch is imported
+    _read_tree(find_tree(config.data, config.taxonomy))       # a mistake is told before PyTorch is imported
     folder = _free_folder(args.out)
     from hierseg.training.folder import experiment_folder
     from hierseg.training.run import run_name, train
@@ -214,15 +223,16 @@ def _interruptible(folder, epochs):
 def _resume(args):
     "Go on with an interrupted run: everything but the place of the data is read from its folder."
     typed = {**_typed_options(args), **{k: v for k, v in dict(config=args.config, out=args.out).items() if v}}
-    other = ', '.join(f"--{k.replace('_', '-')}" for k in typed if k != 'data')
+    other = ', '.join(f"--{k.replace('_', '-')}" for k in typed if k not in ('data', 'epochs'))
     if other:
-        why = "--resume goes on with what the experiment's config.yaml says"
+        why = "--resume goes on with what the experiment's config.yaml says (--epochs alone may be larger)"
         raise UsageError(f"{other}: {why}; start a new training to change it")
     from hierseg.training.folder import read_config
     from hierseg.training.run import data_of_experiment, load_experiment, resume_experiment
     dls = data_of_experiment(args.resume, getattr(args, 'data', None))
-    with _interruptible(args.resume, read_config(args.resume).get('epochs')):
-        done, n = resume_experiment(load_experiment(args.resume, dls), args.resume)
+    epochs = getattr(args, 'epochs', None)
+    with _interruptible(args.resume, epochs or read_config(args.resume).get('epochs')):
+        done, n = resume_experiment(load_experiment(args.resume, dls), args.resume, epochs)
     print(f"{args.resume}: went on after epoch {done} of {n}", file=sys.stderr)
     print(args.resume)
 
@@ -233,7 +243,7 @@ def _add_train(p):
                    help="train as a config.yaml says, the study's or an experiment's; options go before it")
     p.add_argument('--out', type=Path, metavar='DIR',
                    help="the experiment's folder; 'DATA_ARCH date' in the current folder by default")
-    p.add_argument('--resume', type=Path, metavar='EXPERIMENT', help="go on with a run that was interrupted")
+    p.add_argument('--resume', type=Path, metavar='EXPERIMENT', help="go on with a run that was interrupted, or with --epochs beyond its end")
     _add_options(p, [n for n, o in TrainConfig.options().items() if o.typed])
 
 # %% ../nbs/12_cli.ipynb #353da58f
@@ -293,7 +303,7 @@ def _validate_all(args):
     own = args.ids is None and is_own_data(args.experiment, args.data)
     if not own and args.out is None:
         raise UsageError("these are not the experiment's own validation images: name a folder for results with --out")
-    out, tax = args.out or args.experiment, Taxonomy(args.experiment/'taxonomy.yaml')
+    out, tax = args.out or args.experiment, _read_tree(args.experiment/'taxonomy.yaml')
     levels = [tax.level_index(l.strip()) for l in args.levels.split(',')] if args.levels else None
     pairs = pairs_of_experiment(args.experiment, args.data, args.ids, **_given(args, *_DATA_OPTIONS))
     with _bar('scoring') as progress:
@@ -329,7 +339,7 @@ def _run_compare(args):
 
 # %% ../nbs/12_cli.ipynb #a1d309af
 def _add_predict(p):
-    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote, or an .onnx file of it")
+    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote, or its .onnx file")
     p.add_argument('images', nargs='+', metavar='IMAGES', help="image files, folders of them, or patterns")
     p.add_argument('--out', type=Path, required=True, metavar='DIR', help="where the masks go")
     p.add_argument('--resume', action='store_true', help="skip images whose answers are there already")
@@ -340,7 +350,7 @@ def _add_predict(p):
     g.add_argument('--levels', action='store_true',
                    help="one mask for each level, and classes.json that says what its ids stand for")
     g.add_argument('--probs', action='store_true', help="the probabilities of every level, as .npz")
-    g.add_argument('--area', action='store_true', help="area.csv: pixels and share of each class and level in each image")
+    g.add_argument('--area', action='store_true', help="area.csv: pixels and share of each class of each level")
     g.add_argument('--no-overlay', action='store_true', help="no pictures to look at")
     g.add_argument('--no-legend', action='store_true', help="pictures without the legend")
     g = p.add_argument_group('how the network looks')
@@ -388,7 +398,7 @@ def _run_export(args):
 
 # %% ../nbs/12_cli.ipynb #6debdb0f
 def _add_app(p):
-    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote, or an .onnx file of it")
+    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote, or its .onnx file")
     p.add_argument('--host', default='127.0.0.1', help="who can see it; 0.0.0.0 for the whole network")
     p.add_argument('--port', type=_positive, metavar='N', help="the first free one from 7860 by default")
     p.add_argument('--no-browser', action='store_true', help="do not open a browser")
@@ -463,7 +473,8 @@ _COMMANDS = dict(
     export=("write a model for other programs: ONNX, torch.export",
             "hierseg export runs/first --onnx first.onnx", _run_export, _add_export),
     app=("look at predictions in a browser", "hierseg app runs/first", _run_app, _add_app),
-    push=("share an experiment on the hub", "hierseg push runs/first USER/NAME --license apache-2.0", _run_push, _add_push),
+    push=("share an experiment on the hub",
+          "hierseg push runs/first USER/NAME --license apache-2.0", _run_push, _add_push),
     pull=("fetch a shared experiment", "hierseg pull USER/NAME", _run_pull, _add_pull),
     compare=("put experiments side by side: one table, one figure",
              "hierseg compare runs/* --out figures", _run_compare, _add_compare),

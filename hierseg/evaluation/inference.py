@@ -11,31 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
-from ..core import DataError, evaluation_mode, write_atomic
+from ..core import DataError, evaluation_mode, file_name, write_atomic
 from ..plotting.pictures import overlay
 from ..data.files import IMAGE_SUFFIXES, read_image
-from ..data.transforms import fit_image, fit_size
+from ..data.transforms import fit_image, whole_fit
 from ..decoding.selectors import get_selector
+from .engine import to_native
 from ..training.learner import HierLearner
 
 # %% auto #0
-__all__ = ['whole_fit', 'preparation', 'prepare_image', 'to_native', 'predict_probs', 'predict_masks', 'find_images',
-           'predict_to_folder']
-
-# %% ../../nbs/10_evaluation.inference.ipynb #0bd1b619
-def whole_fit(
-    shape:tuple, # (height, width) of the image
-    size:tuple|None, # (height, width) of the network's input; None: as it is
-    method:str, # 'squash', 'pad' or 'crop'
-): # A `Fit`
-    "How a whole image is fitted into the network's input."
-    if size is None: return fit_size(shape, shape)
-    if method != 'crop': return fit_size(shape, size, method)
-    scale = max(size[0] / shape[0], size[1] / shape[1])
-    return fit_size(shape, (max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))))
+__all__ = ['preparation', 'prepare_image', 'predict_probs', 'predict_masks', 'find_images', 'predict_to_folder']
 
 # %% ../../nbs/10_evaluation.inference.ipynb #26383921
 def preparation(
@@ -61,18 +48,6 @@ def prepare_image(
         mean, std = (norm['mean'], norm['std']) if isinstance(norm, dict) else norm
         x = (x - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
     return x, fit, shape
-
-# %% ../../nbs/10_evaluation.inference.ipynb #006fc4bd
-def to_native(
-    probs:torch.Tensor, # (1, K, h, w) probabilities at the network's size
-    fit, # The `Fit` of the image
-    shape:tuple, # (height, width) of the photograph
-) -> torch.Tensor: # (1, K, height, width)
-    "Probabilities at the photograph's size: borders cut off, then bilinear."
-    t, l, b, r = fit.target
-    probs = probs[..., t:b, l:r]
-    if probs.shape[-2:] == tuple(shape): return probs
-    return F.interpolate(probs, size=tuple(shape), mode='bilinear', align_corners=False)
 
 # %% ../../nbs/10_evaluation.inference.ipynb #2dd741f3
 def predict_probs(
@@ -165,7 +140,7 @@ def _same_file(path): return str(Path(path).resolve()).lower()      # a.PNG and 
 
 def _output_names(images, out, level_names, overlays):
     "The files of each image; refused where two would be the same, or where one is an input."
-    endings = ['', *(f'_{n}' for n in level_names), *(['_overlay'] if overlays else [])]
+    endings = ['', *(f'_{file_name(n)}' for n in level_names), *(['_overlay'] if overlays else [])]
     names, taken, inputs = {}, {}, {_same_file(i) for i in images}
     for image in images:
         names[image] = [out/f'{Path(image).stem}{e}.png' for e in endings]

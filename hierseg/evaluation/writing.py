@@ -21,7 +21,7 @@ from PIL import Image
 from .predictor import HierPredictor, Looks, Prediction, open_picture
 from . import tiles  # noqa: F401  (adds predict_tiled)
 from ..core import write_atomic
-from ..core import DataError
+from ..core import DataError, file_name
 from ..data.files import IMAGE_FOLDERS, IMAGE_SUFFIXES, MASK_FOLDERS
 from ..plotting.pictures import TreeFigure, show_legend
 from ..taxonomy.tree import Taxonomy
@@ -168,11 +168,11 @@ def _save(path, array): write_atomic(path, lambda tmp: Image.fromarray(array).sa
 def _save_probs(path, answer):
     "Probabilities in half precision, one array a level, (K_l, H, W)."
     def write(tmp):
-        with open(tmp, 'wb') as f: np.savez_compressed(f, **{n: p.astype(np.float16) for n, p in zip(answer.taxonomy.level_names, answer.probs)})
+        with open(tmp, 'wb') as f: np.savez_compressed(f, **{file_name(n): p.astype(np.float16) for n, p in zip(answer.taxonomy.level_names, answer.probs)})
     write_atomic(path, write)
 
 def _endings(tax, levels, overlays, probs):
-    return [*(['_overlay.png'] if overlays else []), *(['_probs.npz'] if probs else []), *([f'_{n}.png' for n in tax.level_names] if levels else []), '.png']
+    return [*(['_overlay.png'] if overlays else []), *(['_probs.npz'] if probs else []), *([f'_{file_name(n)}.png' for n in tax.level_names] if levels else []), '.png']
 
 def _write_one(answer, image, files, levels, overlays, legend, probs):
     "An image's answers; the mask comes last, so that what has a mask has all."

@@ -79,8 +79,8 @@ def rows_of_tree(
     def color(path):
         value = taxonomy.colors.get('/'.join(path)) or taxonomy.colors.get(path[-1])
         return None if value is None else tuple(int(value[i:i + 2], 16) for i in (1, 3, 5))
-    rows = [ClassRow(p, i, False, color(p)) for k in leaves for p in [taxonomy.node_paths[k]] for i in taxonomy.leaf_ids[k]]
-    return rows + [ClassRow(('void', f'void {i}'), i, True) for i in taxonomy.ignore]
+    def row(k, i): return ClassRow(taxonomy.node_paths[k], i, False, color(taxonomy.node_paths[k]))
+    return [row(k, i) for k in leaves for i in taxonomy.leaf_ids[k]] + [ClassRow(('void', f'void {i}'), i, True) for i in taxonomy.ignore]
 
 # %% ../../nbs/01b_taxonomy.formats.ipynb #e6e5af16
 def _text(path):
@@ -182,7 +182,7 @@ def read_cityscapes(
     text = _text(path)
     items = list(csv.DictReader(io.StringIO(text))) if Path(path).suffix.lower() == '.csv' else _label_calls(text, path)
     if not items:
-        raise TaxonomyError(f"{path}: holds no labels; give labels.py of cityscapesScripts, or a CSV file with its columns")
+        raise TaxonomyError(f"{path}: holds no labels; give labels.py of cityscapesScripts, or a CSV of its columns")
     def row(item):
         name, above, i = (_field(item, k, path) for k in ('name', 'category', ids))
         void = _is_true(item.get('ignoreInEval')) or str(above) == 'void' or _whole(i, path, name) in (-1, 255)
@@ -224,7 +224,8 @@ def write_paths(
 ) -> str: # CSV
     "Classes as a table of paths; void is left out."
     out = io.StringIO()
-    csv.writer(out, lineterminator='\n').writerows([('path', 'id'), *(('/'.join(r.path), r.id) for r in rows if not r.void)])
+    lines = [('/'.join(r.path), r.id) for r in rows if not r.void]
+    csv.writer(out, lineterminator='\n').writerows([('path', 'id'), *lines])
     return out.getvalue()
 
 # %% ../../nbs/01b_taxonomy.formats.ipynb #c879c54f
@@ -241,7 +242,8 @@ def read_parents(
         if name in seen: raise TaxonomyError(f"{path}: {name} stands above itself")
         if name not in above: raise TaxonomyError(f"{path}: {name} is named as a parent, but is no class of the table")
         return (*whole_path(above[name], (*seen, name)), name) if above[name] else (name,)
-    return [ClassRow(whole_path(r['class']), _whole(r['id'], path, r['class'])) for r in rows if (r['id'] or '').strip()]
+    leaves = [r for r in rows if (r['id'] or '').strip()]
+    return [ClassRow(whole_path(r['class']), _whole(r['id'], path, r['class'])) for r in leaves]
 
 def write_parents(
     rows:list, # `ClassRow`s
