@@ -80,7 +80,7 @@ def sides(n, channels, threads=2):
             for y in starts:
                 for i in range(0, len(starts), 4):
                     for group in same_size([x[y:y + 512, s:s + 512] for s in starts[i:i + 4]]):
-                        batch = torch.stack([p.engine._tensor(t) for t in group])
+                        batch = torch.stack([p.engine.tensor(t) for t in group])
                         p.engine.head.leaf_scores(p.engine.model(batch)).max(1)
 
     def tiled():
