@@ -4,8 +4,7 @@ Written by hand; remove a line when its name has warned for two releases.
 """
 import ast
 import importlib
-import importlib.abc
-import importlib.util
+import importlib.machinery
 import sys
 import warnings
 from pathlib import Path
@@ -67,11 +66,11 @@ def names_in(*modules):
     return out
 
 
-class _OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class _OldModules:
     "Finds the modules of 0.1 under their old names, with a warning."
     def find_spec(self, fullname, path=None, target=None):
         package, _, name = fullname.partition('.')
-        return importlib.util.spec_from_loader(fullname, self) if package == 'hierseg' and name in MODULES else None
+        return importlib.machinery.ModuleSpec(fullname, self) if package == 'hierseg' and name in MODULES else None
 
     def create_module(self, spec):
         return None

@@ -17,11 +17,13 @@ import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hierseg
 from .config import Option, TrainConfig, find_tree, read_train_config
-from .core import write_atomic
-from .taxonomy.tree import Taxonomy
+from .core import without_none, write_atomic
+
+if TYPE_CHECKING: from hierseg.taxonomy.tree import Taxonomy
 
 # %% auto #0
 __all__ = ['UsageError', 'Stopped', 'level_table', 'build_parser', 'main']
@@ -49,7 +51,7 @@ def _user_errors():
     except BrokenPipeError:                                      # `hierseg … | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, ImportError) as e:             # a missing extra says what to install
         if os.environ.get('HIERSEG_DEBUG'): raise
         print(f"hierseg: {_refusal_text(e)}", file=sys.stderr)
         raise SystemExit(getattr(e, 'exit_code', 2)) from None
@@ -113,9 +115,14 @@ _positive.__name__ = 'int'
 _DATA_HELP = "folder with images and masks"
 _DATA_OPTIONS = ('images', 'masks')
 
+def _read_tree(file):
+    "The tree of a file; NumPy is imported now, so that `--help` need not wait for it."
+    from hierseg.taxonomy.tree import Taxonomy
+    return Taxonomy(file)
+
 def _tree_of(args):
     "The tree that was named, or the one that lies in the data folder."
-    return Taxonomy(find_tree(args.data, getattr(args, 'taxonomy', None)))
+    return _read_tree(find_tree(args.data, getattr(args, 'taxonomy', None)))
 
 def _given(args, *names):
     "Some options by name, None where they were not typed."
@@ -137,12 +144,20 @@ def level_table(
 # %% ../nbs/12_cli.ipynb #e06dd998
 def _run_taxonomy(args):
     "hierseg taxonomy"
-    taxonomy = Taxonomy(args.file)
+    from hierseg.taxonomy.formats import read_tree, write_tree
+    taxonomy = read_tree(args.file, args.read_as, **without_none(ids=args.ids))
+    if args.out: write_tree(taxonomy, args.out, args.write_as)
     print(f"{taxonomy}\n\n{level_table(taxonomy)}\n")
     print(f"background: {taxonomy.background or 'none'}   void: {', '.join(map(str, taxonomy.ignore)) or 'no id'}")
+    for note in taxonomy.notes: print(f"note: {note}")
 
 def _add_taxonomy(p):
-    p.add_argument('file', type=Path, metavar='T.yaml', help="the class tree")
+    p.add_argument('file', type=Path, metavar='FILE', help="the class tree: YAML, or another format with --from")
+    formats = "cityscapes, mapillary, coco, paths or parents"
+    p.add_argument('--from', dest='read_as', metavar='FORMAT', help=f"what FILE is: {formats}")
+    p.add_argument('--ids', metavar='KIND', help="what the masks hold, for cityscapes: id or trainId (default: id)")
+    p.add_argument('--out', type=Path, metavar='F', help="also write the tree to this file")
+    p.add_argument('--to', dest='write_as', metavar='FORMAT', help=f"as what to write it: {formats}; YAML by default")
 
 # %% ../nbs/12_cli.ipynb #c9d12fb4
 @contextmanager
@@ -186,7 +201,7 @@ def _run_train(args):
     if args.resume: return _resume(args)
     config = TrainConfig.merge(read_train_config(args.config) if args.config else {}, _typed_options(args))
     if config.data is None: raise UsageError("name the folder of the data: hierseg train DATA --taxonomy T.yaml")
-    Taxonomy(find_tree(config.data, config.taxonomy))       # a mistake is told before PyTorch is imported
+    _read_tree(find_tree(config.data, config.taxonomy))       # a mistake is told before PyTorch is imported
     folder = _free_folder(args.out)
     from hierseg.training.folder import experiment_folder
     from hierseg.training.run import run_name, train
@@ -286,7 +301,7 @@ def _validate_all(args):
     own = args.ids is None and is_own_data(args.experiment, args.data)
     if not own and args.out is None:
         raise UsageError("these are not the experiment's own validation images: name a folder for results with --out")
-    out, tax = args.out or args.experiment, Taxonomy(args.experiment/'taxonomy.yaml')
+    out, tax = args.out or args.experiment, _read_tree(args.experiment/'taxonomy.yaml')
     levels = [tax.level_index(l.strip()) for l in args.levels.split(',')] if args.levels else None
     pairs = pairs_of_experiment(args.experiment, args.data, args.ids, **_given(args, *_DATA_OPTIONS))
     with _bar('scoring') as progress:
@@ -322,26 +337,101 @@ def _run_compare(args):
 
 # %% ../nbs/12_cli.ipynb #a1d309af
 def _add_predict(p):
-    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote")
-    p.add_argument('images', nargs='+', type=Path, metavar='IMAGES', help="image files, or folders of them")
+    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote, or its .onnx file")
+    p.add_argument('images', nargs='+', metavar='IMAGES', help="image files, folders of them, or patterns")
     p.add_argument('--out', type=Path, required=True, metavar='DIR', help="where the masks go")
-    p.add_argument('--levels', action='store_true', help="also one mask for each level")
-    p.add_argument('--no-overlay', action='store_true', help="masks only, no pictures to look at")
+    p.add_argument('--resume', action='store_true', help="skip images whose answers are there already")
     p.add_argument('--selector', help="instead of the experiment's own")
     p.add_argument('--weights', default='model', metavar='W', help=_WEIGHTS_HELP)
     p.add_argument('--bs', type=_positive, default=TrainConfig.bs, help="batch size")
+    g = p.add_argument_group('what is written beside the mask')
+    g.add_argument('--levels', action='store_true',
+                   help="one mask for each level, and classes.json that says what its ids stand for")
+    g.add_argument('--probs', action='store_true', help="the probabilities of every level, as .npz")
+    g.add_argument('--area', action='store_true', help="area.csv: pixels and share of each class of each level")
+    g.add_argument('--no-overlay', action='store_true', help="no pictures to look at")
+    g.add_argument('--no-legend', action='store_true', help="pictures without the legend")
+    g = p.add_argument_group('how the network looks')
+    g.add_argument('--tile', type=_positive, metavar='N', help="in tiles of N pixels, for large images")
+    g.add_argument('--overlap', type=int, default=128, metavar='N', help="pixels that tiles share")
+    g.add_argument('--scale', type=float, metavar='S', help="network pixels for each of the photograph's")
+    g.add_argument('--tta', action='store_true', help="several sizes, and mirrored: slower, a little better")
+
+# %% ../nbs/12_cli.ipynb #3aafdca4
+def _predictor_of(args):
+    "What predicts: an experiment, or an ONNX file, for which PyTorch is not imported."
+    from hierseg.evaluation.predictor import HierPredictor
+    selector = getattr(args, 'selector', None)
+    if args.experiment.suffix == '.onnx': return HierPredictor.from_onnx(args.experiment, selector)
+    return HierPredictor.from_experiment(args.experiment, args.weights, selector)
 
 def _run_predict(args):
     "hierseg predict"
-    from hierseg.training.run import load_experiment
-    from hierseg.evaluation.inference import find_images, predict_to_folder
-    images = find_images(args.images)
-    learn = load_experiment(args.experiment, weights=args.weights)
-    if args.selector: learn.selector = args.selector
+    from hierseg.evaluation.writing import list_images, write_predictions
+    images = list_images(args.images)
+    predictor = _predictor_of(args)
+    how = {k: getattr(args, k) for k in ('levels', 'probs', 'area', 'resume', 'tile', 'overlap', 'scale', 'bs')}
+    how |= dict(overlays=not args.no_overlay, legend=not args.no_legend, looks=True if args.tta else None)
     with _bar('predicting', len(images)) as progress:
-        how = dict(levels=args.levels, overlays=not args.no_overlay, bs=args.bs)
-        written = predict_to_folder(learn, images, args.out, **how, progress=progress)
-    print(f"{len(written)} files in {args.out}")
+        written = write_predictions(predictor, images, args.out, progress=progress, **how)
+    for error in written.failed.values(): print(f"hierseg: {_refusal_text(error)}", file=sys.stderr)
+    more = f", {len(written.skipped)} images were there already" if written.skipped else ''
+    failed = f", {len(written.failed)} of {len(images)} images failed" if written.failed else ''
+    print(f"{len(written.files)} files in {args.out}{more}{failed}")
+    return 0 if written.ok else 1
+
+# %% ../nbs/12_cli.ipynb #c47ffa31
+def _add_export(p):
+    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote")
+    p.add_argument('--onnx', type=Path, metavar='F', help="write this .onnx file")
+    p.add_argument('--torch', type=Path, metavar='F', help="write this .pt2 file, for torch.export")
+    p.add_argument('--weights', default='model', metavar='W', help=_WEIGHTS_HELP)
+
+def _run_export(args):
+    "hierseg export"
+    if not (args.onnx or args.torch): raise UsageError("export: name a file with --onnx F or --torch F")
+    from hierseg.export.onnx import export_onnx, export_torch
+    if args.onnx: export_onnx(args.experiment, args.onnx, args.weights)
+    if args.torch: export_torch(args.experiment, args.torch, args.weights)
+
+# %% ../nbs/12_cli.ipynb #6debdb0f
+def _add_app(p):
+    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote, or its .onnx file")
+    p.add_argument('--host', default='127.0.0.1', help="who can see it; 0.0.0.0 for the whole network")
+    p.add_argument('--port', type=_positive, metavar='N', help="the first free one from 7860 by default")
+    p.add_argument('--no-browser', action='store_true', help="do not open a browser")
+    p.add_argument('--weights', default='model', metavar='W', help=_WEIGHTS_HELP)
+
+def _run_app(args):
+    "hierseg app"
+    from hierseg.app import run_app
+    run_app(args.experiment, args.host, args.port, args.weights, open_browser=not args.no_browser)
+
+# %% ../nbs/12_cli.ipynb #8ec9d358
+def _add_push(p):
+    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote")
+    p.add_argument('repo', metavar='USER/NAME', help="where to, on the hub; with --local a folder")
+    p.add_argument('--local', action='store_true', help="write the bundle to a folder instead, to look at it first")
+    p.add_argument('--private', action='store_true', help="only you can see it")
+    p.add_argument('--license', metavar='NAME', help="such as apache-2.0")
+    p.add_argument('--note', default='', metavar='TEXT',
+                   help="what users should know: the data, its licence, what the model is not for")
+
+def _run_push(args):
+    "hierseg push"
+    from hierseg.export.hub import bundle, push_to_hub
+    if args.local: return print(bundle(args.experiment, args.repo, license=args.license, note=args.note))
+    print(push_to_hub(args.experiment, args.repo, args.private, args.license, args.note))
+
+# %% ../nbs/12_cli.ipynb #5f37f508
+def _add_pull(p):
+    p.add_argument('repo', metavar='USER/NAME', help="what to fetch from the hub")
+    p.add_argument('--revision', metavar='R', help="branch, tag or commit")
+
+def _run_pull(args):
+    "hierseg pull"
+    from hierseg.export.hub import pretrained_folder
+    print(pretrained_folder(args.repo, args.revision))
 
 # %% ../nbs/12_cli.ipynb #c4179a8d
 def _add_demo(p):
@@ -378,6 +468,12 @@ _COMMANDS = dict(
               "hierseg validate runs/first --json scores.json", _run_validate, _add_validate),
     predict=("write masks for images",
              "hierseg predict runs/first photos/*.jpg --out masks --levels", _run_predict, _add_predict),
+    export=("write a model for other programs: ONNX, torch.export",
+            "hierseg export runs/first --onnx first.onnx", _run_export, _add_export),
+    app=("look at predictions in a browser", "hierseg app runs/first", _run_app, _add_app),
+    push=("share an experiment on the hub",
+          "hierseg push runs/first USER/NAME --license apache-2.0", _run_push, _add_push),
+    pull=("fetch a shared experiment", "hierseg pull USER/NAME", _run_pull, _add_pull),
     compare=("put experiments side by side: one table, one figure",
              "hierseg compare runs/* --out figures", _run_compare, _add_compare),
     taxonomy=("show a class tree, its levels and ids",

@@ -172,7 +172,6 @@ REFUSED = {
     'validate unknown selector': (['validate', '{experiment}', '--selectors', 'clever'], 'clever'),
     'predict nothing': (['predict', '{experiment}', '--out', 'x'], 'IMAGES'),
     'predict missing': (['predict', '{experiment}', 'none.jpg', '--out', 'x'], 'none.jpg'),
-    'predict truncated': (['predict', '{experiment}', '{cut}', '--out', '{out}'], 'cut.jpg'),
     'taxonomy missing': (['taxonomy', 'none.yaml'], 'none.yaml'),
     'unknown command': (['fly'], 'fly'),
 }
@@ -193,6 +192,38 @@ def test_a_mistake_is_one_line_and_exit_code_2(argv, says, people, experiment, t
     assert len([line for line in err.splitlines() if not line.startswith(('usage:', ' '))]) == 1, err
     left = [p for p in sorted(Path().rglob('*')) if p not in before and p.is_file()]
     assert left == [], 'nothing half-written is left behind'
+
+
+def test_a_broken_image_is_named_and_the_others_are_predicted(people, experiment, tmp_path, capsys):
+    whole = sorted((people / 'JPEGImages').glob('*.jpg'))[:2]
+    (tmp_path / 'cut.jpg').write_bytes(whole[0].read_bytes()[:700])
+    assert run('predict', experiment, whole[0], tmp_path / 'cut.jpg', whole[1], '--out', tmp_path / 'm', '--area', '--levels') == 1
+    out, err = capsys.readouterr()
+    assert 'cut.jpg' in err and len(err.strip().splitlines()) == 1 and '1 of 3 images failed' in out
+    assert {p.stem for p in whole} <= {p.stem for p in (tmp_path / 'm').glob('*.png')} and not list((tmp_path / 'm').glob('cut*'))
+    assert (tmp_path / 'm/classes.json').is_file() and (tmp_path / 'm/area.csv').is_file()
+    assert run('predict', experiment, *whole, '--out', tmp_path / 'm', '--resume') == 0
+    assert '2 images were there already' in capsys.readouterr().out
+
+
+def test_an_exported_model_predicts_the_same(experiment, people, tmp_path):
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    image = next((people / 'JPEGImages').glob('*.jpg'))
+    assert run('export', experiment, '--onnx', tmp_path / 'e.onnx') == 0
+    for source, out in (experiment, 'a'), (tmp_path / 'e.onnx', 'b'):
+        assert run('predict', source, image, '--out', tmp_path / out, '--no-overlay') == 0
+    a, b = (np.asarray(Image.open(tmp_path / o / f'{image.stem}.png')) for o in 'ab')
+    assert (a == b).mean() > .999
+    assert run('export', experiment) == 2
+
+
+def test_a_bundle_to_share_is_an_experiment(experiment, people, tmp_path):
+    assert run('push', experiment, tmp_path / 'bundle', '--local', '--license', 'apache-2.0') == 0
+    names = {p.name for p in (tmp_path / 'bundle').iterdir()}
+    assert {'README.md', 'config.yaml', 'taxonomy.yaml', 'model.safetensors'} <= names
+    image = next((people / 'JPEGImages').glob('*.jpg'))
+    assert run('predict', tmp_path / 'bundle', image, '--out', tmp_path / 'm') == 0
 
 
 def test_unknown_ids_are_refused_with_the_file(people, tmp_path, capsys):
@@ -347,7 +378,7 @@ MORE_REFUSED = {
     'bad monitor': (['train', '{people}', '--monitor', 'speed', '--size', '32', *SMALL[:2]], 'speed'),
     'bad checkpoints': (['train', '{people}', '--checkpoints', 'best:0'], 'best:0'),
     'negative seed': (['train', '{people}', '--seed', '-1'], '--seed'),
-    'mask over a photograph': (['predict', '{kept}/hier', '{png}', '--out', '.'], 'over it'),
+    'mask over a photograph': (['predict', '{kept}/hier', '{png}', '--out', '.'], 'name another folder'),
     'config missing': (['train', '{people}', '--config', 'none.yaml'], 'none.yaml'),
 }
 

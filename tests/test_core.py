@@ -2,22 +2,27 @@
 import os
 import subprocess
 import sys
+import unicodedata
+from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierseg.core import (DataError, ExperimentError, Registry, TaxonomyError, cell_text, evaluation_mode, last_name,
-                          one_line, parse_yaml, read_yaml, text_table, unknown, without_none, write_atomic, written)
+from hierseg.core import (DataError, ExperimentError, Registry, TaxonomyError, cell_text, evaluation_mode, file_name,
+                          last_name, one_line, parse_yaml, printable, read_yaml, text_table, unknown, without_none,
+                          write_atomic, written, yaml_text)
 
-SCALARS = st.one_of(st.integers(-10**6, 10**6), st.booleans(), st.none(), st.text('ab no~#:-\'"\n', max_size=8))
+TEXT = st.text(max_size=8) | st.sampled_from(
+    ['1e3', '010', '0x1f', '.5', 'true', 'No', '~', 'null', '', '.inf', '<<', '-']
+)
+SCALARS = st.one_of(st.integers(-10**6, 10**6), st.booleans(), st.none(), st.floats(allow_nan=False), TEXT)
 VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=6), v, max_size=3))
 
 
 @given(st.dictionaries(st.text(max_size=6), VALUES, max_size=4))
 def test_what_yaml_writes_is_read_back(value):
-    assert parse_yaml(yaml.safe_dump(value, allow_unicode=True, sort_keys=False)) == value
+    assert parse_yaml(yaml_text(value)) == value
 
 
 @given(st.text(max_size=40))
@@ -109,3 +114,37 @@ def test_a_model_is_left_as_it_was_found():
 
 def test_core_does_not_bring_torch():
     subprocess.run([sys.executable, '-c', "import sys, hierseg.core; assert 'torch' not in sys.modules"], check=True)
+
+
+@given(st.text())
+def test_whatever_is_printed_is_one_line_without_control_characters(text):
+    for out in (printable(text), one_line(text), str(TaxonomyError(text)), str(DataError(text)), cell_text(text)):
+        assert not any(unicodedata.category(c) in ('Cc', 'Zl', 'Zp', 'Cs') for c in out)
+    assert printable(printable(text)) == printable(text)
+
+
+def test_control_characters_cannot_forge_a_line_of_a_table():
+    table = text_table([['torso\x1b[2J\nroad', 1.]], ['a\rb', 'n'])
+    assert '\x1b' not in table and '\r' not in table and len(table.split('\n')) == 3
+
+
+@given(st.text(), st.text())
+def test_a_name_becomes_a_file_name_that_stays_in_its_folder(a, b):
+    out = file_name(a)
+    assert out and '/' not in out and '\\' not in out and '\0' not in out and out not in ('.', '..')
+    assert len(out.encode()) <= 140
+    assert Path('folder', out).parent == Path('folder') and (Path('/x') / out).resolve().parent == Path('/x')
+    assert a == b or file_name(a) != file_name(b)
+
+
+@pytest.mark.parametrize(
+    'name', ['/../../../ESC', '..', '.', '', 'a/b', 'a\\b', 'x' * 300, 'é' * 200, 'con\n', 'a\0', '\udcff']
+)
+def test_bad_names_can_be_written(name, tmp_path):
+    (tmp_path / f'photo_{file_name(name)}.png').write_bytes(b'')
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_ordinary_names_stay():
+    for name in ('level_1', 'upper body', 'vehicle-car', 'tête', '10', 'level.1'):
+        assert file_name(name) == name

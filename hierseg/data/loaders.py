@@ -205,7 +205,7 @@ def data_config(
     size=TrainConfig.size, # Pixels: one number for a square, (height, width), or None for images as they are
     resample:str|int=TrainConfig.resample, # Filter for images, one of `RESAMPLERS`
     method:str=TrainConfig.method, # How images come to that size: 'squash', 'crop' or 'pad'
-    augment=TrainConfig.augmentations, # In training: one of `augment_presets()`, an `A.Compose`, a list, a dict or a YAML file
+    augment=TrainConfig.augmentations, # In training: of `augment_presets()`, an `A.Compose`, a list, a dict, a YAML file
     augment_at:str|None=TrainConfig.augment_at, # 'native' before resizing, 'resized' after; presets after by default
     bs:int=TrainConfig.bs, # Images a batch
     normalize=TrainConfig.normalize, # 'imagenet', (mean, std), or False

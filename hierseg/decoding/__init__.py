@@ -2,7 +2,8 @@
 from hierseg._moved import lazily
 from .heads import *
 from .selectors import *
-from . import heads, selectors
+from .iou import *
+from . import heads, iou, selectors
 
-__all__ = [*heads.__all__, *selectors.__all__]
+__all__ = [*heads.__all__, *selectors.__all__, *iou.__all__]
 __getattr__ = lazily(__name__)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..core import DataError, evaluation_mode, write_atomic
+from ..core import DataError, evaluation_mode, file_name, write_atomic
 from ..plotting.pictures import overlay
 from ..data.files import IMAGE_SUFFIXES, read_image
 from ..data.transforms import fit_image, whole_fit
@@ -140,7 +140,7 @@ def _same_file(path): return str(Path(path).resolve()).lower()      # a.PNG and 
 
 def _output_names(images, out, level_names, overlays):
     "The files of each image; refused where two would be the same, or where one is an input."
-    endings = ['', *(f'_{n}' for n in level_names), *(['_overlay'] if overlays else [])]
+    endings = ['', *(f'_{file_name(n)}' for n in level_names), *(['_overlay'] if overlays else [])]
     names, taken, inputs = {}, {}, {_same_file(i) for i in images}
     for image in images:
         names[image] = [out/f'{Path(image).stem}{e}.png' for e in endings]

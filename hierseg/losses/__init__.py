@@ -2,10 +2,15 @@
 from hierseg._moved import lazily
 from .pixel import *
 from .class_weights import *
+from .kernel import *
+from .level_ce import *
+from .tree_min import *
 from .hierarchical import *
+from .conditional import *
 from .published import *
 from .factory import *
-from . import pixel, class_weights, hierarchical, published, factory
+from . import class_weights, conditional, factory, hierarchical, kernel, level_ce, pixel, published, tree_min
 
-__all__ = [*pixel.__all__, *class_weights.__all__, *hierarchical.__all__, *published.__all__, *factory.__all__]
+__all__ = [*pixel.__all__, *class_weights.__all__, *kernel.__all__, *level_ce.__all__, *tree_min.__all__,
+           *hierarchical.__all__, *conditional.__all__, *published.__all__, *factory.__all__]
 __getattr__ = lazily(__name__)

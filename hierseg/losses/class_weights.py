@@ -34,23 +34,27 @@ def _effective(n, per_image, beta):
 
 SCHEMES = Registry('class_weights', inverse=_inverse, sqrt_inverse=_sqrt_inverse, median=_median, effective=_effective)
 
-# %% ../../nbs/06a_losses.class_weights.ipynb #3f4e2b45
+# %% ../../nbs/06a_losses.class_weights.ipynb #3ac9413f
 def class_weights_from_counts(
     counts:np.ndarray|list, # (n_leaves,) pixels of each leaf in the training masks, or (n_images, n_leaves)
     taxonomy:Taxonomy, # The tree
     scheme:str='inverse', # 'inverse', 'sqrt_inverse', 'median' or 'effective'
     beta:float|None=None, # β of 'effective', between 0 and 1
+    cap:float|None=None, # The largest weight allowed; None allows any, with a warning above 1,000
 ) -> list[torch.Tensor]: # (K_l,) float32 tensors, coarse to fine
     "Class weights for every level; a class never seen gets 0, with a warning."
     weigh = SCHEMES.find(scheme)
     if beta is not None and not 0 < beta < 1: raise ValueError(f"beta is {beta}; it lies between 0 and 1")
+    if cap is not None and not cap > 0: raise ValueError(f"cap is {cap}; the largest weight allowed must be above 0")
     counts = np.atleast_2d(np.asarray(counts, dtype=np.float64))
     if counts.ndim != 2 or counts.shape[1] != taxonomy.n_leaves or (counts < 0).any() or not counts.any():
         raise ValueError(f"counts of shape {counts.shape} do not fit; give the pixels of each of the "
                          f"{taxonomy.n_leaves} leaves, not all 0")
     _warn_unseen(counts, taxonomy)
     levels = [counts @ np.eye(k)[up] for up, k in zip(taxonomy.lift, taxonomy.n_classes)]
-    return [torch.tensor(_level_weights(n, weigh, beta), dtype=torch.float32) for n in levels]
+    weights = [_level_weights(n, weigh, beta).clip(max=cap) for n in levels]
+    _warn_huge(weights[-1], taxonomy)
+    return [torch.tensor(w, dtype=torch.float32) for w in weights]
 
 def _level_weights(counts, weigh, beta):
     seen = counts.sum(0) > 0
@@ -61,6 +65,14 @@ def _level_weights(counts, weigh, beta):
 def _warn_unseen(counts, taxonomy):
     unseen = [name for name, n in zip(taxonomy.vocab, counts.sum(0)) if n == 0]
     if unseen: warnings.warn(f"no pixel of {', '.join(unseen)} in the training masks: weight 0", stacklevel=3)
+
+_HUGE = 1000
+
+def _warn_huge(weights, taxonomy):
+    huge = [f'{name} ({w:.3g})' for name, w in zip(taxonomy.vocab, weights) if w > _HUGE]
+    if not huge: return
+    warnings.warn(f"class weights above {_HUGE}: {', '.join(huge)}; a few pixels will outweigh all others, "
+                  "so take 'sqrt_inverse', or class_weights_from_counts(…, cap=100)", stacklevel=3)
 
 # %% ../../nbs/06a_losses.class_weights.ipynb #a5bd324e
 def resolve_class_weights(weights, dls, taxonomy):

@@ -22,7 +22,7 @@ from ..decoding.selectors import Selector, get_selector
 __all__ = ['histogram', 'target_rows', 'joint_counts', 'add_under', 'class_sizes', 'safe_divide', 'nan_mean', 'none_if_nan',
            'add_counts', 'append_counts', 'StreamingCount']
 
-# %% ../../nbs/07_metrics.counting.ipynb #47eca693
+# %% ../../nbs/07_metrics.counting.ipynb #0077ca5f
 def histogram(
     index:torch.Tensor, # Whole numbers from 0 to n − 1, any shape
     n:int, # How many different ones there are; raises `ValueError` for a larger one on the CPU
@@ -35,29 +35,46 @@ def histogram(
         return torch.zeros(n, dtype=torch.int64, device=index.device).scatter_add_(0, index, ones)
     out = torch.bincount(index, minlength=n)
     if len(out) <= n: return out
-    raise ValueError("a class index lies outside the taxonomy; "
-                     "masks must hold class indices (taxonomy.encode), not raw ids")
+    raise ValueError(_OUTSIDE)
 
-# %% ../../nbs/07_metrics.counting.ipynb #87ca3cf8
+_OUTSIDE = "a class index lies outside the taxonomy; masks must hold class indices (taxonomy.encode), not raw ids"
+
+# %% ../../nbs/07_metrics.counting.ipynb #de662f36
+DENSE_LEAVES = 256
+
+def sparse_table(index, counts, shape):
+    "A sparse int64 table: (d, m) indices, m counts; cells that come up again are added."
+    cells = index[0]
+    for i, size in zip(index[1:], shape[1:]): cells = cells * size + i
+    cells, at = torch.unique(cells, return_inverse=True)
+    counts = counts.new_zeros(len(cells)).index_add_(0, at, counts)
+    index = torch.stack(torch.unravel_index(cells, tuple(shape)))
+    return torch.sparse_coo_tensor(index, counts, tuple(shape), is_coalesced=True, check_invariants=False)
+
+# %% ../../nbs/07_metrics.counting.ipynb #622fb1fc
 def target_rows(
     target:torch.Tensor, # (B, H, W) leaf class indices, negative is void
     n:int, # Leaves of the tree
 ) -> torch.Tensor: # (B, H, W) int32
     "The row of each pixel in the tables of all images: its leaf, or n for void, and n + 1 rows an image."
+    if n > DENSE_LEAVES and not target.is_cuda and (target >= n).any(): raise ValueError(_OUTSIDE)
     first = torch.arange(len(target), dtype=torch.int32, device=target.device) * (n + 1)
     return torch.where(target < 0, n, target).int() + first.view(-1, *[1]*(target.ndim - 1))
 
-# %% ../../nbs/07_metrics.counting.ipynb #2e13633b
+# %% ../../nbs/07_metrics.counting.ipynb #2177b61b
 def joint_counts(
     pred:torch.Tensor, # (B, H, W) class indices of a level
     rows:torch.Tensor, # (B, H, W) from `target_rows`
     n:int, # Leaves of the tree
     k:int, # Classes of the level
-) -> torch.Tensor: # (B, n+1, k) int64
+) -> torch.Tensor: # (B, n+1, k) int64; sparse for a tree of more than `DENSE_LEAVES` leaves
     "How often each class was predicted on each leaf, and on void, image by image."
-    return histogram(rows * k + pred.int(), len(pred) * (n + 1) * k).view(len(pred), n + 1, k)
+    if n <= DENSE_LEAVES: return histogram(rows * k + pred.int(), len(pred) * (n + 1) * k).view(len(pred), n + 1, k)
+    cells, counts = torch.unique_consecutive((rows.long() * k + pred).reshape(-1), return_counts=True)
+    index = torch.unravel_index(cells, (len(pred), n + 1, k))
+    return sparse_table(index, counts, (len(pred), n + 1, k))
 
-# %% ../../nbs/07_metrics.counting.ipynb #587d59bd
+# %% ../../nbs/07_metrics.counting.ipynb #a2863229
 def add_under(
     x:torch.Tensor, # A table; the size of `dim` is the number of leaves
     dim:int, # Which dimension to add along
@@ -68,18 +85,31 @@ def add_under(
     shape = list(x.shape)
     shape[dim] = taxonomy.n_classes[l]
     lift = device_table(taxonomy, f'lift_{l}', x.device, lambda: taxonomy.lift[l])
+    if x.is_sparse:
+        index = [lift[o] if d == dim else o for d, o in enumerate(x.indices())]
+        return sparse_table(index, x.values(), shape)
     return torch.zeros(shape, dtype=x.dtype, device=x.device).index_add_(dim, lift, x)
 
-# %% ../../nbs/07_metrics.counting.ipynb #c3e6f815
+# %% ../../nbs/07_metrics.counting.ipynb #5ab6acbd
 def class_sizes(
     counts:torch.Tensor, # (B, n+1, K_l) from `joint_counts`
     taxonomy:Taxonomy, # The tree
     l:int, # 0-based level
-) -> torch.Tensor: # (B, 3, K_l) int64
+) -> torch.Tensor: # (B, 3, K_l) int64, sparse where `counts` is
     "Pixels found, predicted and true of each class, void left out."
+    if counts.is_sparse: return _sparse_sizes(counts, taxonomy, l)
     valid = counts[:, :-1]
     found = add_under(valid, 1, taxonomy, l).diagonal(dim1=1, dim2=2)
     return torch.stack([found, valid.sum(1), add_under(valid.sum(2), 1, taxonomy, l)], 1)
+
+def _sparse_sizes(counts, taxonomy, l):
+    valid = counts.indices()[1] < taxonomy.n_leaves
+    (image, leaf, pred), n = counts.indices()[:, valid], counts.values()[valid]
+    true = device_table(taxonomy, f'lift_{l}', counts.device, lambda: taxonomy.lift[l])[leaf]
+    right = true == pred
+    kind = torch.cat([torch.full_like(o, i) for i, o in enumerate((n[right], n, n))])
+    index = torch.cat([image[right], image, image]), kind, torch.cat([pred[right], pred, true])
+    return sparse_table(index, torch.cat([n[right], n, n]), (len(counts), 3, taxonomy.n_classes[l]))
 
 # %% ../../nbs/07_metrics.counting.ipynb #871d5f02
 def safe_divide(
@@ -107,14 +137,16 @@ def none_if_nan(
     "What JSON can hold."
     return None if isinstance(x, float) and np.isnan(x) else x
 
-# %% ../../nbs/07_metrics.counting.ipynb #3ce33132
+# %% ../../nbs/07_metrics.counting.ipynb #0a50e5a3
 def add_counts(
     store:dict, # Lists of tables by name, changed in place
     name:str, # Under which name
     new:list, # Tables to add to those kept there
 ):
     "Add tables to those kept under a name, on the device where the new ones are."
-    store[name] = [a.to(b.device) + b for a, b in zip(store[name], new)] if name in store else new
+    store[name] = [_plus(a.to(b.device), b) for a, b in zip(store[name], new)] if name in store else new
+
+def _plus(a, b): return (a + b).coalesce() if a.is_sparse else a + b
 
 # %% ../../nbs/07_metrics.counting.ipynb #1502b406
 def append_counts(

@@ -171,14 +171,14 @@ def copy_rows(
         new[i].copy_(old[s])
         if layer.bias is not None: layer.bias.detach()[i] = (0 if bias is None else bias[s]) + offset
 
-# %% ../../nbs/08e_models.transfer.ipynb #c2b050eb
+# %% ../../nbs/08e_models.transfer.ipynb #6c3bc907
 class Started(NamedTuple):
     "What a model started from; as text, the line that is printed."
     source:str # What the finished model is called
     network:str # Its class
     tensors:int # How many were kept
     rows:Rows # Of the head
-    dropped:list # Entries of the file that were not loaded
+    dropped:list|tuple=() # Entries of the file that were not loaded
     normalization:tuple|None=None # (mean, std) of the images
     notes:tuple=() # What else to say
     def __str__(self):

@@ -44,7 +44,7 @@ def oklab(
     x = np.where(x <= .04045, x/12.92, ((x + .055)/1.055)**2.4)
     return np.cbrt(x @ np.linalg.inv(_RGB).T) @ np.linalg.inv(_LMS).T
 
-# %% ../../nbs/03_plotting.colors.ipynb #079604f9
+# %% ../../nbs/03_plotting.colors.ipynb #9054c29c
 BACKGROUND_COLOR, VOID_COLOR = (43, 44, 50), (250, 250, 250)
 _BASES = [(250, .64), (72, .73), (162, .5), (345, .64), (118, .84), (313, .5), (202, .83), (12, .76)]   # hue, lightness
 
@@ -53,10 +53,11 @@ def _bases(n):
     if n <= len(_BASES): return _BASES[:n]
     return [((252 + 360*i/n) % 360, (.52, .78, .64)[i % 3]) for i in range(n)]
 
-def _width(bases, i):
-    "How far the hues of branch `i` may spread, in degrees: most of the way to its neighbours."
+def _width(bases, i, n=1):
+    "How far the hues of branch `i` with `n` leaves may spread, in degrees: most of the way to its neighbours."
     gaps = [abs((h - bases[i][0] + 180) % 360 - 180) for j, (h, _) in enumerate(bases) if j != i]
-    return min(64., .7*min(gaps, default=300.))
+    few, gap = n <= 5, min(gaps, default=300.)
+    return min(64., .7*gap) if few else min(64. + 25*(n - 5), max(.75*gap, min(64., .7*gap)))
 
 # %% ../../nbs/03_plotting.colors.ipynb #8f6c3256
 def _steps(n):
@@ -101,7 +102,7 @@ def _descend(kids, node, hue, width, light, out, own):
     out[node] = (l, .155 - .15*abs(l - .62), hue % 360)
     _spread(kids, node, hue, width, light, out, own)
 
-# %% ../../nbs/03_plotting.colors.ipynb #71ea2c9b
+# %% ../../nbs/03_plotting.colors.ipynb #a3dc508f
 def _node_lch(taxonomy, own):
     "(lightness, chroma, hue) of every node of the tree but the background."
     kids, out = node_children(taxonomy), {}
@@ -110,8 +111,9 @@ def _node_lch(taxonomy, own):
         out[top[0]] = None
         top = kids[top[0]]
     bases = _bases(len(top))
+    def leaves(n): return sum(map(leaves, kids[n])) if kids[n] else 1
     for i, (k, (hue, light)) in enumerate(zip(top, bases)):
-        _descend(kids, k, hue, _width(bases, i), light, out, own)
+        _descend(kids, k, hue, _width(bases, i, leaves(k)), light, out, own)
     return _fill_chain(out, [out[k] for k in top[:2]] or [(.6, .15, 252.)])
 
 def _fill_chain(out, mid):
@@ -121,17 +123,16 @@ def _fill_chain(out, mid):
     chain = [k for k, v in out.items() if v is None]
     return {**out, **{k: (max(l - .05*i, .4), .12, h) for i, k in enumerate(chain)}}
 
-# %% ../../nbs/03_plotting.colors.ipynb #e2cc63a7
+# %% ../../nbs/03_plotting.colors.ipynb #9a700b90
 def _hex_rgb(color):
     "'#rrggbb' to three ints."
     return tuple(int(color[i:i+2], 16) for i in (1, 3, 5))
 
 def _overrides(taxonomy):
     "RGB by node for the colours the user chose; a path beats a name."
-    paths = ['/'.join(p) for p in taxonomy.node_paths]
     by = {k: _hex_rgb(v) for k, v in taxonomy.colors.items()}
     named = {i: by[p[-1]] for i, p in enumerate(taxonomy.node_paths) if p[-1] in by}
-    return {**named, **{i: by[p] for i, p in enumerate(paths) if p in by}}
+    return {**named, **{taxonomy.find_nodes(k)[0]: rgb for k, rgb in by.items() if '/' in k}}
 
 def _free(color, taken):
     "`color`, or the nearest to it in a fixed walk that is not in `taken`."
@@ -142,11 +143,14 @@ def _free(color, taken):
         reach += 1
     return out
 
-# %% ../../nbs/03_plotting.colors.ipynb #a47834f3
+# %% ../../nbs/03_plotting.colors.ipynb #aedc344a
 def node_colors(
     taxonomy:Taxonomy, # The tree
 ) -> np.ndarray: # uint8 (n_nodes, 3): RGB of every node, in the order of `taxonomy.node_names`
     "Colours of leaves and inner nodes, all distinct but for what the user chose."
+    return taxonomy.cached('node_colors', lambda: _node_colors(taxonomy)).copy()
+
+def _node_colors(taxonomy):
     own = _overrides(taxonomy)
     lch, out = _node_lch(taxonomy, own), np.zeros((taxonomy.n_nodes, 3), np.uint8)
     if taxonomy.bg_index is not None: out[0] = own.get(0, BACKGROUND_COLOR)
@@ -184,7 +188,7 @@ def to_array(
     if hasattr(x, 'detach'): x = x.detach().cpu()
     return np.asarray(x)
 
-# %% ../../nbs/03_plotting.colors.ipynb #c2bd1edb
+# %% ../../nbs/03_plotting.colors.ipynb #0912e572
 def check_mask(
     mask:object, # (H, W) class indices: array, Pillow image or tensor
     taxonomy:Taxonomy, # The tree
@@ -192,7 +196,8 @@ def check_mask(
     what:str='mask', # What to call it in error messages
 ) -> np.ndarray: # int64 (H, W)
     "A mask whose classes are those of the level; raises `ValueError` if it is none."
-    m, k = to_array(mask), taxonomy.n_classes[level]
+    m, last = to_array(mask), level == taxonomy.n_levels - 1
+    k = taxonomy.n_codes if last else taxonomy.n_classes[level]
     if m.ndim != 2: raise ValueError(f'{what}: shape {m.shape}, expected (height, width)')
     if m.dtype.kind not in 'iub': raise ValueError(f'{what}: holds {m.dtype}, expected class indices')
     m = m.astype(np.int64)
@@ -201,16 +206,16 @@ def check_mask(
                                    f'which has 0 to {k-1} and {taxonomy.ignore_index} for void')
     return m
 
-# %% ../../nbs/03_plotting.colors.ipynb #193983a6
+# %% ../../nbs/03_plotting.colors.ipynb #29e01521
 def lifted_masks(
     taxonomy:Taxonomy, # The tree
-    mask:np.ndarray, # Leaf class indices, void as `taxonomy.ignore_index`
+    mask:np.ndarray, # Class or node indices, void as `taxonomy.ignore_index`
 ) -> list: # n_levels arrays, coarse to fine
-    "A leaf mask on every level."
-    void = taxonomy.ignore_index
-    return [np.where(mask == void, void, up[np.maximum(mask, 0)]) for up in taxonomy.lift]
+    "A leaf mask on every level, void where a level says nothing."
+    void, lift = taxonomy.ignore_index, taxonomy.lift_nodes if taxonomy.coarse else taxonomy.lift
+    return [np.where(mask == void, void, up[np.maximum(mask, 0)]) for up in lift]
 
-# %% ../../nbs/03_plotting.colors.ipynb #d854bfb1
+# %% ../../nbs/03_plotting.colors.ipynb #5a4ffdc9
 def colorize(
     mask:object, # (H, W) class indices of the level, `taxonomy.ignore_index` where void; array, Pillow image or tensor
     taxonomy:Taxonomy, # The tree
@@ -219,5 +224,6 @@ def colorize(
     "A class mask in the colours of its classes, void in white; `ValueError` on a wrong shape or class."
     level = check_level(taxonomy, level)
     m = check_mask(mask, taxonomy, level)
-    palette = np.concatenate([taxonomy_colors(taxonomy, level), [VOID_COLOR]]).astype(np.uint8)
+    coarse = node_colors(taxonomy)[taxonomy.n_leaves:taxonomy.n_codes] if level == taxonomy.n_levels - 1 else []
+    palette = np.array([*taxonomy_colors(taxonomy, level), *coarse, VOID_COLOR], np.uint8)
     return palette[np.where(m == taxonomy.ignore_index, len(palette) - 1, m)]

@@ -92,7 +92,7 @@ def curve_key(
     ax.legend(handles=handles, fontsize=8, frameon=False, ncol=2 if len(handles) > 3 else 3,
               columnspacing=1, handlelength=1.8, **where)
 
-# %% ../../nbs/03b_plotting.curves.ipynb #6f9bd1ee
+# %% ../../nbs/03b_plotting.curves.ipynb #6ce1fcb5
 def draw_line(
     ax:Axes, # The axes
     x:np.ndarray, # Epochs
@@ -110,7 +110,7 @@ def _best(ax, x, y, color, name):
     if not len(ok): return []
     i = ok[np.argmax(y[ok])]
     ax.plot(x[i], y[i], 'o', color=color, ms=5, mec='white', mew=.8, zorder=3)
-    return [(y[ok[-1]], f"{name}  {y[i]:.3f}".strip(), color)]
+    return [(y[ok[-1]], f"{name}  best {y[i]:.3f}".strip(), color)]
 
 def _labels(ax, labels, height=2.4):
     "Write labels (y, text, color) right of the axes, at least a line apart."

@@ -23,7 +23,8 @@ from .colors import (VOID_COLOR, check_level, check_mask, colorize, lifted_masks
                                      node_colors, oklab, to_array)
 
 # %% auto #0
-__all__ = ['TreeFigure', 'save_figure', 'plot_taxonomy', 'overlay', 'legend_handles', 'show_legend', 'show_pairs', 'show_triples']
+__all__ = ['TreeFigure', 'save_figure', 'plot_taxonomy', 'overlay', 'mask_picture', 'legend_handles', 'show_legend', 'show_pairs',
+           'show_triples']
 
 # %% ../../nbs/03a_plotting.pictures.ipynb #31760000
 class TreeFigure(Figure):
@@ -141,11 +142,15 @@ def _check_pair(image, mask, taxonomy, level, what=''):
         raise ValueError(f'image{what} is {w} x {h} pixels but its mask {mask_w} x {mask_h}')
     return image, mask
 
-# %% ../../nbs/03a_plotting.pictures.ipynb #01f534a1
+# %% ../../nbs/03a_plotting.pictures.ipynb #4989b5fb
+_DARK = (90, 90, 96)    # the second line of the hatching: seen on bright photographs, too
+
 def _hatch(shape):
-    "Diagonal lines, bool (H, W)."
+    "Diagonal lines, int (H, W): 1 for a light line, 2 for the dark one beside it, 0 between them."
     step = max(6, min(shape)//20)
-    return np.add.outer(np.arange(shape[0]), np.arange(shape[1])) % step < max(1, step//4)
+    wide = max(1, step//4)
+    phase = np.add.outer(np.arange(shape[0]), np.arange(shape[1])) % step
+    return (phase < wide) + 2*((phase >= wide) & (phase < 2*wide))
 
 def overlay(
     image:object, # Pillow, uint8 or float in 0 to 1; (H, W), (H, W, C) or (C, H, W)
@@ -158,9 +163,19 @@ def overlay(
     if not 0 <= alpha <= 1: raise ValueError(f'alpha={alpha!r}: give 0 (only the image) to 1 (only the mask)')
     level = check_level(taxonomy, level)
     image, mask = _check_pair(image, mask, taxonomy, level)
-    tinted = mask != (-1 if taxonomy.bg_index is None else taxonomy.bg_index)
-    a = alpha*np.where(mask == taxonomy.ignore_index, _hatch(mask.shape), tinted)[..., None]
-    return np.rint(image*(1-a) + colorize(mask, taxonomy, level)*a).astype(np.uint8)
+    void, tinted = mask == taxonomy.ignore_index, mask != (-1 if taxonomy.bg_index is None else taxonomy.bg_index)
+    a = alpha*np.where(void, _hatch(mask.shape) > 0, tinted)[..., None]
+    return np.rint(image*(1-a) + mask_picture(mask, taxonomy, level)*a).astype(np.uint8)
+
+def mask_picture(
+    mask:object, # (H, W) class indices of the level
+    taxonomy:Taxonomy, # The tree
+    level:int|str=-1, # Index or name of the level
+) -> np.ndarray: # uint8 (H, W, 3)
+    "A mask in colours, void hatched in grey on white: seen on paper, and in a small picture."
+    out, void = colorize(mask, taxonomy, level), to_array(mask) == taxonomy.ignore_index
+    out[void & (_hatch(void.shape) == 2)] = _DARK
+    return out
 
 # %% ../../nbs/03a_plotting.pictures.ipynb #598b0f57
 def _legend_rows(taxonomy, level, present=None):
@@ -185,7 +200,7 @@ def legend_handles(
     colors, rows = node_colors(taxonomy), _legend_rows(taxonomy, check_level(taxonomy, level), present)
     return [Patch(color=colors[n]/255, label='   '*d + taxonomy.node_paths[n][-1]) for n, d in rows]
 
-# %% ../../nbs/03a_plotting.pictures.ipynb #db01fb7a
+# %% ../../nbs/03a_plotting.pictures.ipynb #f52f5c54
 _ROW = .19   # inches a legend row takes
 
 def _legend_items(taxonomy, level, present, void):
@@ -203,7 +218,7 @@ def _legend_size(items, height):
 def _legend_item(ax, x, y, name, depth, color, bold):
     "One swatch and its name."
     x += .16*depth
-    edge = dict(ec='.6', lw=.6, hatch='////') if color.min() > .95 else dict(ec='none')
+    edge = dict(ec='.35', lw=.6, hatch='//////') if color.min() > .95 else dict(ec='none')
     ax.add_patch(Rectangle((x, y - .055), .15, .11, fc=color, **edge))
     ax.text(x + .22, y, name, va='center_baseline', fontsize=8, weight='bold' if bold else 'normal')
 
@@ -244,7 +259,7 @@ def _picture(fig, x, y, w, h, rgb, title='', label=''):
     ax.set_title(title, fontsize=9, pad=4)
     ax.set_ylabel(label, fontsize=9, labelpad=3)
 
-# %% ../../nbs/03a_plotting.pictures.ipynb #da212b10
+# %% ../../nbs/03a_plotting.pictures.ipynb #0de91b35
 def _sheet(width, height, taxonomy, level, masks):
     "A figure with room of `width` x `height` inches for pictures, and the legend of what `masks` show at its right."
     present, void = _present(taxonomy, masks, level)
@@ -259,7 +274,13 @@ def _sheet(width, height, taxonomy, level, masks):
 def _present(taxonomy, masks, level=-1):
     "Leaf classes under what the masks of `level` show, and whether any pixel is void."
     seen = {int(c) for m in masks for c in np.unique(m)}
-    return [c for c in range(taxonomy.n_leaves) if int(taxonomy.lift[level][c]) in seen], taxonomy.ignore_index in seen
+    shown = np.isin(taxonomy.lift[level], list(seen)) | np.isin(np.arange(taxonomy.n_leaves), _below(taxonomy, seen))
+    return np.flatnonzero(shown).tolist(), taxonomy.ignore_index in seen
+
+def _below(taxonomy, seen):
+    "The leaves under the inner nodes among the values of a mask of leaves with coarse labels."
+    coarse = [taxonomy.node_paths[n] for n in seen if n >= taxonomy.n_leaves]
+    return [c for c, p in enumerate(taxonomy.node_paths[:taxonomy.n_leaves]) if any(p[:len(q)] == q for q in coarse)]
 
 # %% ../../nbs/03a_plotting.pictures.ipynb #e783cb0e
 def _same_length(**kwargs):
@@ -311,15 +332,15 @@ def _split_preds(preds, taxonomy, shapes):
                      f'level, of {n} masks each, or an array ({n}, {levels}, height, width); '
                      f'the first mask is {shapes[0][0]} x {shapes[0][1]}')
 
-# %% ../../nbs/03a_plotting.pictures.ipynb #2680614d
+# %% ../../nbs/03a_plotting.pictures.ipynb #94d47821
 def _block(fig, y, image, truth, pred, taxonomy, cell, first, title):
     "One sample at height `y`: the image at double size, then a column a level, truth over prediction."
     h = cell*_tall(image)
     _picture(fig, 0, y, 2*cell + _GAP, 2*h + _GAP, image, title)
     for l, name in enumerate(taxonomy.level_names):
         x, head = 2*cell + _HEAD + 2*_GAP + l*(cell + _GAP), _short(name, 20) if first else ''
-        _picture(fig, x, y, cell, h, colorize(truth[l], taxonomy, l), head, '' if l else 'truth')
-        _picture(fig, x, y + h + _GAP, cell, h, colorize(pred[l], taxonomy, l), '', '' if l else 'prediction')
+        _picture(fig, x, y, cell, h, mask_picture(truth[l], taxonomy, l), head, '' if l else 'truth')
+        _picture(fig, x, y + h + _GAP, cell, h, mask_picture(pred[l], taxonomy, l), '', '' if l else 'prediction')
 
 def show_triples(
     images:list, # n images: Pillow, arrays or tensors
@@ -352,7 +373,7 @@ def as_picture(
     if x.dtype.kind == 'f': x = np.rint(np.clip(x, 0, 1) * 255)
     return np.clip(x, 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
-# %% ../../nbs/03a_plotting.pictures.ipynb #dbaabee6
+# %% ../../nbs/03a_plotting.pictures.ipynb #baf163b5
 def show_figure(
     fig:Figure, # A figure that belongs to nobody
 ):
@@ -362,8 +383,13 @@ def show_figure(
         from IPython.display import display
         if get_ipython() is not None: return display(fig)
     except ImportError: pass
+    _to_pyplot(fig)
+
+def _to_pyplot(fig):
+    "A picture of the figure in axes that fill a figure of pyplot: whatever its size or dpi, nothing is cut off."
     import matplotlib.pyplot as plt
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    canvas = FigureCanvasAgg(fig)
-    canvas.draw()
-    plt.figure(figsize=fig.get_size_inches(), dpi=fig.dpi).figimage(np.asarray(canvas.buffer_rgba()))
+    b = io.BytesIO()
+    fig.savefig(b, format='png', dpi=2*fig.dpi)
+    ax = plt.figure(figsize=fig.get_size_inches(), dpi=fig.dpi).add_axes([0, 0, 1, 1])
+    ax.axis('off')
+    ax.imshow(np.asarray(Image.open(b).convert('RGB')), aspect='auto', interpolation='antialiased')

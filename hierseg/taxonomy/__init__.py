@@ -1,7 +1,8 @@
 "The tree of classes, and masks and probabilities on its levels; what works on tensors is imported when it is asked for."
-from hierseg._moved import lazily
-from .tree import MAX_ID, PERSON_TREE, VOID, Taxonomy
+from hierseg._moved import lazily, names_in
+from .tree import *
+from . import tree
 
-__all__ = ['MAX_ID', 'PERSON_TREE', 'VOID', 'Taxonomy', 'TaxonomyError', 'aggregate_log_probs', 'aggregate_probs',
-           'decompose_mask', 'lift_mask']
-__getattr__ = lazily(__name__, 'core', 'taxonomy.tensors')
+_LATER = ['taxonomy.tensors', 'taxonomy.formats']
+__all__ = [*tree.__all__, 'TaxonomyError', *names_in(*_LATER)]
+__getattr__ = lazily(__name__, 'core', *_LATER)

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from .tree import Taxonomy, VOID
 
 # %% auto #0
-__all__ = ['lift_mask', 'decompose_mask', 'aggregate_probs', 'aggregate_log_probs']
+__all__ = ['lift_mask', 'decompose_mask', 'levels_known', 'aggregate_probs', 'aggregate_log_probs']
 
 # %% ../../nbs/01a_taxonomy.tensors.ipynb #5677ede8
 def plain_tensor(
@@ -44,30 +44,42 @@ def device_table(
     "A tensor that depends on the tree alone: made once a device, kept by the tree, not pickled with it."
     return taxonomy.cached((name, str(device)), lambda: torch.as_tensor(np.asarray(make()), device=device))
 
-# %% ../../nbs/01a_taxonomy.tensors.ipynb #0e5b3760
+# %% ../../nbs/01a_taxonomy.tensors.ipynb #48459c08
 def lift_mask(
-    mask:torch.Tensor, # Leaf class indices, any shape; negative is void
+    mask:torch.Tensor, # Class or node indices, 0 to `taxonomy.n_codes` - 1, any shape; negative is void
     taxonomy:Taxonomy, # The tree
     level:int|str, # Level to lift to, name or 0-based index
 ) -> torch.Tensor: # int64 class indices of that level, void as -100
-    "Leaf class indices as those of a coarser level."
+    "Leaf class indices as those of a coarser level; a coarse pixel is void on levels finer than its class."
     l = taxonomy.level_index(level)
-    if l == taxonomy.n_levels - 1: return mask
+    if l == taxonomy.n_levels - 1 and not taxonomy.coarse: return mask
     return _lift_table(taxonomy, l, mask.device)[mask.long().clamp(min=-1)]    # -1 wraps round to void
 
 def _lift_table(taxonomy, l, device):
-    "Leaf class to class of level `l`, with void at the end."
-    return device_table(taxonomy, f'lift_void_{l}', device, lambda: np.append(taxonomy.lift[l], VOID))
+    "Mask value to class of level `l`, with void at the end."
+    def make(): return np.append((taxonomy.lift_nodes if taxonomy.coarse else taxonomy.lift)[l], VOID)
+    return device_table(taxonomy, f'lift_void_{l}', device, make)
 
-# %% ../../nbs/01a_taxonomy.tensors.ipynb #b9bdd577
+# %% ../../nbs/01a_taxonomy.tensors.ipynb #8bdaf2d3
 def decompose_mask(
-    mask:torch.Tensor, # int64 leaf class indices, (B, H, W) or any other shape; negative is void
+    mask:torch.Tensor, # int64 class or node indices, (B, H, W) or any other shape; negative is void
     taxonomy:Taxonomy, # The tree
-) -> list[torch.Tensor]: # n_levels int64 tensors of the same shape, coarse to fine; the last is `mask` itself
-    "A mask on every level of the tree."
-    at = torch.where(mask < 0, taxonomy.n_leaves, mask).reshape(-1)
+) -> list[torch.Tensor]: # n_levels int64 tensors of that shape, coarse to fine; without coarse ids the last is `mask`
+    "A mask on every level of the tree, void where a level says nothing about a pixel."
+    at = torch.where(mask < 0, taxonomy.n_codes, mask).reshape(-1)
     def up(l): return _lift_table(taxonomy, l, mask.device).index_select(0, at).view(mask.shape)
+    if taxonomy.coarse: return [up(l) for l in range(taxonomy.n_levels)]
     return [up(l) for l in range(taxonomy.n_levels - 1)] + [mask]
+
+# %% ../../nbs/01a_taxonomy.tensors.ipynb #7a363449
+def levels_known(
+    mask:torch.Tensor, # Class or node indices, any shape; negative is void
+    taxonomy:Taxonomy, # The tree
+) -> torch.Tensor: # int64 of that shape: n_levels for a leaf, fewer for an inner node, 0 for void
+    "On how many levels, counted from the coarsest, the class of a pixel is known."
+    def make(): return np.append((taxonomy.lift_nodes != VOID).sum(0)[:taxonomy.n_codes], 0)
+    table = device_table(taxonomy, 'levels_known', mask.device, make)
+    return table[torch.where(mask < 0, taxonomy.n_codes, mask)]
 
 # %% ../../nbs/01a_taxonomy.tensors.ipynb #c14d1278
 class _Up(torch.autograd.Function):

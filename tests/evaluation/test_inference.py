@@ -149,3 +149,13 @@ def test_refusals_name_the_file(learn, folder, tmp_path):
         predict_to_folder(learn, [tmp_path / 'a.png'], tmp_path)
     with pytest.raises(DataError, match='is a file'):
         predict_to_folder(learn, [tmp_path / 'a.png'], tmp_path / 'small.png')
+
+
+def test_the_name_of_a_level_cannot_choose_the_folder(learn, folder, tmp_path, monkeypatch):
+    out = tmp_path / 'a' / 'b' / 'c'
+    named = Taxonomy(learn.taxonomy, levels=['/../../../ESC', '..', 'fine'])
+    monkeypatch.setattr(learn.loss_func, 'taxonomy', named)
+    files = predict_to_folder(learn, [folder / 'images' / '0.png'], out, levels=True)
+    assert learn.taxonomy is named and any('ESC' in f.name for f in files)
+    assert len(set(files)) == 5 and all(f.parent == out and f.is_file() for f in files)
+    assert sorted(p for p in tmp_path.rglob('*') if p.is_file()) == sorted(files)

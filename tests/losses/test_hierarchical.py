@@ -379,3 +379,90 @@ def test_by_name_and_bad_input():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_sum_is_over_pixels_for_every_base():
+    "It was pixels for cross-entropy and focal, images for Dice and the losses of others."
+    tax = Taxonomy(PERSON)
+    z, y = batch(tax, 13)
+    valid = (y >= 0).flatten(1).sum(1)
+    for base in [*BASES, nn.CrossEntropyLoss, nn.CrossEntropyLoss(reduction='none'), F.cross_entropy]:
+        none, total = (HierarchicalLoss(tax, base, reduction=r)(z, y) for r in ('none', 'sum'))
+        torch.testing.assert_close(total, (none * valid).sum())
+    w = [torch.rand(k) + 0.1 for k in tax.n_classes]
+    for base in (nn.CrossEntropyLoss, partial(nn.CrossEntropyLoss, reduction='none')):
+        for reduction in ('mean', 'sum', 'none'):
+            torch.testing.assert_close(
+                HierarchicalLoss(tax, base, class_weights=[o.double() for o in w], reduction=reduction).double()(z, y),
+                HierarchicalLoss(tax, 'ce', class_weights=w, reduction=reduction)(z, y))
+    images = FlatLoss(tax, 'dice', class_weights=w[-1], reduction='none')(z, y)
+    weight = torch.where(y >= 0, w[-1].double()[y.clamp(0)], 0).flatten(1).sum(1)
+    torch.testing.assert_close(FlatLoss(tax, 'dice', class_weights=w[-1], reduction='sum')(z, y), (images * weight).sum())
+
+
+@pytest.mark.parametrize('kind', ['object', 'class', 'partial'])
+def test_losses_of_fastai(kind):
+    "Their __call__ transposes and flattens the masks, and their signature is that of the class they wrap."
+    from fastai.losses import CrossEntropyLossFlat, FocalLossFlat, LabelSmoothingCrossEntropyFlat
+    tax = Taxonomy(PERSON)
+    z, y = batch(tax, 14)
+    make = {'object': lambda c: c(axis=1), 'class': lambda c: c, 'partial': lambda c: partial(c, axis=1)}[kind]
+    smooth = partial(nn.CrossEntropyLoss, label_smoothing=0.1)
+    for cls, same in ((CrossEntropyLossFlat, 'ce'), (FocalLossFlat, 'focal'), (LabelSmoothingCrossEntropyFlat, smooth)):
+        for reduction in ('mean', 'sum', 'none'):
+            got = HierarchicalLoss(tax, make(cls), reduction=reduction)
+            torch.testing.assert_close(got(z, y), HierarchicalLoss(tax, same, reduction=reduction)(z, y))
+            flat = get_loss(make(cls), tax, reduction=reduction)
+            torch.testing.assert_close(flat(z, y), FlatLoss(tax, same, reduction=reduction)(z, y))
+        assert got.config['base_loss'] == {'custom': f'fastai.losses.{cls.__name__}'}
+        assert pickle.loads(pickle.dumps(got))(z, y).equal(got(z, y))
+        assert (got(z, torch.full_like(y, -100)) == 0).all()
+    w = torch.rand(7) + 0.1
+    weighted = get_loss(CrossEntropyLossFlat(axis=1, weight=w), tax)
+    torch.testing.assert_close(weighted(z.float(), y), FlatLoss(tax, 'ce', class_weights=w)(z.float(), y))
+    with pytest.raises(ValueError, match=r'masks need CrossEntropyLossFlat\(axis=1\)'):
+        get_loss(CrossEntropyLossFlat(), tax)
+
+
+@pytest.mark.parametrize('config,message', [
+    ('SumLoss', 'cannot be made by its name alone'), (5, 'a loss is a name or a mapping'), ({}, 'loss None is unknown'),
+    ({'__class__': ['HierarchicalLoss']}, 'is unknown'),
+    ({'__class__': 'SumLoss', 'losses': 3, 'scales': [1]}, 'give `losses`, a list of losses'),
+    ({'__class__': 'SumLoss', 'losses': ['ce'], 'scales': ['x']}, 'a number for each'),
+    ({'__class__': 'SumLoss', 'losses': ['ce'], 'scales': [1], 'how': 1}, 'SumLoss: give'),
+    ({'__class__': 'HXELoss', 'alpha': 'much'}, 'alpha: HXELoss takes float, not str'),
+    ({'__class__': 'HXELoss', 'alpha': True}, 'alpha: HXELoss takes float, not bool'),
+    ({'__class__': 'HXELoss', 'alpha': None}, 'alpha: HXELoss takes float, not NoneType'),
+    ({'__class__': 'FocalTreeMinLoss', 'gamma': [2]}, 'gamma: FocalTreeMinLoss takes float, not list'),
+    ({'__class__': 'TreeTripletLoss', 'max_triplets': 2.5}, 'max_triplets: TreeTripletLoss takes int, not float'),
+    ({'__class__': 'HierarchicalLoss', 'level_weights': 'a'}, 'level_weights: HierarchicalLoss takes'),
+    ({'__class__': 'HierarchicalLoss', 'level_weights': ['a', 'b', 'c']}, 'give 3 numbers'),
+    ({'__class__': 'HierarchicalLoss', 'level_weights': [[1], [2], [3]]}, 'give 3 numbers'),
+    ({'__class__': 'HierarchicalLoss', 'class_weights': [['x'], None, None]}, 'class_weights of level_1'),
+    ({'__class__': 'HierarchicalLoss', 'base_loss': ['ce', 5, 'ce']}, 'base_loss 5 is unknown'),
+    ({'__class__': 'HierarchicalLoss', 'base_loss': {'__class__': 'FocalLoss', 'gama': 1}}, 'gama: FocalLoss takes no such'),
+    ({'__class__': 'HierarchicalLoss', 'base_loss': {'__class__': 3}}, 'base_loss 3 is unknown'),
+    ({'__class__': 'HierarchicalLoss', 'head': 3}, 'a head is a name'),
+    ({'__class__': 'HierarchicalLoss', 'head': {'__class__': 'EmbeddingHead', 'dim': 'x'}}, 'dim: EmbeddingHead takes int'),
+    ({'__class__': 'HierarchicalLoss', 'selector': {'__class__': 'MinCostClassSelector', 'cost': 'x'}}, '7 × 7 finite'),
+    ({'__class__': 'HierarchicalLoss', 'selector': []}, 'a selector is one of'),
+    ({'__class__': 'HierarchicalLoss', 'reduction': 3}, 'reduction: HierarchicalLoss takes str'),
+    ({'__class__': 'FlatLoss', 'class_weights': []}, 'give 7 finite numbers'),
+    ({'__class__': 'CrossEntropyLoss', 'level_weights': [1]}, 'level_weights: FlatLoss takes no such')])
+def test_configs_of_wrong_types_get_one_line(config, message):
+    with pytest.raises(ValueError, match=message) as error:
+        get_loss(config, Taxonomy(PERSON)) if isinstance(config, str) else loss_from_config(config, Taxonomy(PERSON))
+    assert '\n' not in str(error.value)
+
+
+def test_class_weights_of_rare_classes_are_capped_or_announced():
+    tax = Taxonomy(PERSON)
+    counts = [8_000_000, 2, 1200, 400, 300, 700, 250]
+    with pytest.warns(UserWarning, match=r'above 1000: low_hand \(5.72e\+05\).*cap=100'):
+        w = class_weights_from_counts(counts, tax)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        capped = class_weights_from_counts(counts, tax, cap=50)
+    assert all((c == o.clamp(max=50)).all() for c, o in zip(capped, w))
+    with pytest.raises(ValueError, match='cap is 0'):
+        class_weights_from_counts(counts, tax, cap=0)

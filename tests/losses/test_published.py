@@ -110,22 +110,81 @@ def test_soft_labels_against_the_full_target(tree, seed, beta):
     torch.testing.assert_close(loss(z, y), want)
 
 
+def spread(pool, n, most):
+    "The first n of a small pool, n spread evenly over one that holds more than are used."
+    return pool[:n] if len(pool) <= most else [pool[i * len(pool) // n] for i in range(n)]
+
+
 @given(trees(), st.integers(0, 1000))
 def test_tree_triplet_against_loops(tree, seed):
-    tax = Taxonomy(tree)
-    loss = TreeTripletLoss(tax, max_triplets=3, head=EmbeddingHead(tax, 4))
+    tax, most = Taxonomy(tree), 3
+    loss = TreeTripletLoss(tax, max_triplets=most, head=EmbeddingHead(tax, 4))
     z, y = inputs(loss, seed, (2, 3, 5))
-    e, t = F.normalize(z[:, tax.n_leaves :], dim=1).movedim(1, -1).reshape(-1, 4).numpy(), y.flatten().tolist()
+    e = F.normalize(z[:, tax.n_leaves :], dim=1).movedim(1, -1).reshape(-1, 4).numpy()
+    at = [[i for i, c in enumerate(y.flatten().tolist()) if c == k] for k in range(tax.n_leaves)]
+    used = {i: k for k in range(tax.n_leaves) if k != tax.bg_index for i in spread(at[k], min(len(at[k]), most), most)}
     parts = []
     for a in range(tax.n_leaves):
         for h in range(1, tax.n_levels):
-            anchors = [i for i, c in enumerate(t) if c == a]
-            pos = [i for i, c in enumerate(t) if c >= 0 and 0 < tax.distance[a, c] <= h]
-            neg = [i for i, c in enumerate(t) if c >= 0 and tax.distance[a, c] > h]
-            trip = list(zip(anchors, pos, neg))[:3]
-            if trip:
-                parts.append(np.mean([max(0, e[i] @ e[k] - e[i] @ e[j] + 0.1 + 1 / tax.n_levels) for i, j, k in trip]))
+            anchors = [i for i in sorted(used) if used[i] == a]
+            pos = [i for i in sorted(used) if 0 < tax.distance[a, used[i]] <= h]
+            neg = [i for i in sorted(used) if tax.distance[a, used[i]] > h]
+            n = min(most, len(anchors), len(pos), len(neg))
+            if not n:
+                continue
+            trip = zip(*(spread(pool, n, most) for pool in (anchors, pos, neg)))
+            parts.append(np.mean([max(0, e[i] @ e[k] - e[i] @ e[j] + 0.1 + 1 / tax.n_levels) for i, j, k in trip]))
     assert loss(z, y).item() == pytest.approx(np.mean(parts) if parts else 0, abs=1e-12)
+
+
+def test_tree_triplet_leaves_background_out_and_looks_at_the_whole_batch():
+    "Background once carried nearly all of the weight, and every triplet lay in the first image."
+    tax = Taxonomy(PERSON)
+    loss = TreeTripletLoss(tax, margin=0.6, head=EmbeddingHead(tax, 2))
+    g = torch.Generator().manual_seed(0)
+    y = torch.where(torch.rand(4, 64, 64, generator=g) < 0.9, 0, torch.randint(1, 7, (4, 64, 64), generator=g))
+    same = torch.stack([y == 0, y > 0], 1).double()
+    assert loss(torch.cat([torch.zeros(4, 7, 64, 64), same], 1), y).item() == pytest.approx(0.6)
+    at, weight = loss.triplets(y.flatten())
+    assert (y.flatten()[torch.tensor(at)] > 0).all() and weight.sum() == pytest.approx(1)
+    assert all(set(row // 64**2) == {0, 1, 2, 3} for row in at)
+    a, p, n = y.flatten()[torch.tensor(at)].numpy()
+    assert (tax.distance[a, p] == 1).all() and (tax.distance[a, n] > 1).all()
+
+
+@given(trees(), st.integers(0, 1000), st.sampled_from([0.0, 2.0]))
+def test_tree_min_with_shallow_leaves_on_every_level(tree, seed, gamma):
+    tax = Taxonomy(tree)
+    loss = FocalTreeMinLoss(tax, gamma, repeat=True)
+    z, y = inputs(loss, seed, (1, 2, 2))
+    s, total, n = z.sigmoid().numpy(), 0, int((y >= 0).sum())
+    for i, j in np.argwhere(y[0].numpy() >= 0):
+        for nodes in tax.level_nodes:
+            part = 0
+            for v in nodes:
+                true = tax.ancestors[y[0, i, j], v]
+                near = np.flatnonzero(tax.ancestors[v]) if true else np.flatnonzero(tax.ancestors[:, v])
+                p = min(s[0, near, i, j]) if true else 1 - max(s[0, near, i, j])
+                part -= (1 - p) ** gamma * np.log(p)
+            total += part / len(nodes)
+    assert loss(z, y).item() == pytest.approx(total / max(n, 1), rel=1e-9)
+    again = loss_from_config(yaml.safe_load(yaml.safe_dump(loss.config)), tax)
+    assert again(z, y) == loss(z, y) and again.repeat
+
+
+@pytest.mark.parametrize('reduction', ['mean', 'sum', 'none'])
+@pytest.mark.parametrize('name', NAMES)
+def test_half_precision_logits_of_1e4_give_finite_gradients(name, reduction):
+    tax = Taxonomy(PERSON)
+    loss = get_loss(name, tax)
+    loss.reduction = reduction
+    z, y = inputs(loss, 7, (2, 4, 5), dtype=torch.float32)
+    z = (z.sign() * 1e4).half().requires_grad_()
+    for cast in (False, True):
+        with torch.autocast('cpu', dtype=torch.float16, enabled=cast):
+            value = loss(z, y)
+        value.sum().backward()
+        assert value.dtype == torch.float32 and value.isfinite().all() and z.grad.isfinite().all()
 
 
 @given(trees(), st.integers(0, 1000))

@@ -1,7 +1,10 @@
 "Colours of a taxonomy, coloured masks, figures."
 import csv
+import io
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,8 +17,8 @@ from PIL import Image
 from skimage.color import rgb2lab
 
 from hierseg.plotting.colors import BACKGROUND_COLOR, VOID_COLOR, colorize, node_colors, oklab, taxonomy_colors
-from hierseg.plotting.pictures import (_split_preds, legend_handles, overlay, plot_taxonomy, save_figure, show_legend,
-                                       show_pairs, show_triples)
+from hierseg.plotting.pictures import (_split_preds, _to_pyplot, legend_handles, mask_picture, overlay, plot_taxonomy,
+                                       save_figure, show_legend, show_pairs, show_triples)
 from hierseg.plotting.curves import _curves, plot_history
 from hierseg.taxonomy.tree import PERSON_TREE, Taxonomy
 from strategies import CITYSCAPES, STREET, trees
@@ -63,6 +66,35 @@ def test_colors_can_be_told_apart(tax):
     d = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 9*np.eye(len(lab))
     assert d.min() > (.12 if tax is PERSON else .05 if tax.n_leaves < 20 else .005)
     assert np.linalg.norm(lab - oklab(VOID_COLOR), axis=-1).min() > .08
+
+
+CAMVID = [
+    {
+        'static': {'sky': 21, 'building': 4, 'pole': 8, 'road': 17, 'sidewalk': 19, 'tree': 26, 'sign': 20, 'fence': 9},
+        'moving': {'car': 5, 'pedestrian': 16, 'bicyclist': 2},
+    },
+    {
+        'outside': {
+            'ground': {'road': 1, 'sidewalk': 2},
+            'sky': 3,
+            'static': {'building': 4, 'fence': 5, 'pole': 6, 'tree': 8},
+        },
+        'moving': {'car': 10, 'person': 11, 'bike': 13},
+    },
+]
+
+
+@pytest.mark.parametrize('tree', CAMVID, ids=['flat roots', 'deep root'])
+def test_classes_under_few_roots_differ(tree):
+    tax = Taxonomy(tree)
+    lab = oklab(taxonomy_colors(tax))
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + np.eye(len(lab))
+    assert apart.min() > .08
+    for a, b in (('road', 'sky'), ('building', 'fence')):
+        assert apart[tax.vocab.index(a), tax.vocab.index(b)] > .1
+    hues = [hue(c) for c in taxonomy_colors(tax)]
+    middle = [tax.lift[0] == k for k in range(2)]
+    assert min(circular(a, b) for a, k in zip(hues, middle[0]) if k for b, j in zip(hues, middle[1]) if j) > 15
 
 
 def test_thousand_classes_differ():
@@ -290,9 +322,9 @@ def test_triples_show_what_they_are_given():
         assert (block[0] == np.rint(255*images[k]).astype(np.uint8)).all()
         for l in range(3):
             truth = np.where(truths[k] < 0, -100, PERSON.lift[l][np.maximum(truths[k], 0)])
-            assert (block[1 + 2 * l] == colorize(truth, PERSON, l)).all() and (
-                block[2 + 2 * l] == colorize(preds[l][k], PERSON, l)
-            ).all()
+            assert (block[1 + 2 * l] == mask_picture(truth, PERSON, l)).all()
+            assert (block[1 + 2 * l] == colorize(truth, PERSON, l))[truth >= 0].all()
+            assert (block[2 + 2 * l] == colorize(preds[l][k], PERSON, l)).all()
 
 
 @pytest.mark.parametrize('n', [1, 3, 5])
@@ -448,3 +480,63 @@ def test_needs_neither_torch_nor_pyplot():
         print('torch' in sys.modules, 'matplotlib.pyplot' in sys.modules)"""
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ['False', 'False']
+
+
+# what issue 11 asked for
+
+
+@pytest.mark.parametrize('dpi', [30, 90, 240])
+def test_the_legend_survives_saving_from_pyplot(dpi):
+    import matplotlib.pyplot as plt
+    images, truths = samples(2)
+    plt.close('all')
+    _to_pyplot(show_pairs(images, truths, PERSON))
+    b = io.BytesIO()
+    plt.gcf().savefig(b, dpi=dpi)
+    plt.close('all')
+    saved = np.asarray(Image.open(b).convert('RGB')).astype(int)
+    legend = saved[:, int(saved.shape[1] * .8):]
+    upper = taxonomy_colors(PERSON)[2].astype(int)
+    assert (np.abs(legend - upper).max(-1) < 30).any() and len(plt.get_fignums()) == 0
+
+
+def test_void_is_seen_in_small_pictures_on_any_background():
+    mask = np.zeros((48, 48), int)
+    mask[:, 24:] = -100
+    for shade in (0, 128, 255):
+        out = overlay(np.full((48, 48, 3), shade, np.uint8), mask, PERSON, alpha=.6).astype(int)
+        assert (out[:, :24] == shade).all() and np.ptp(out[:, 24:]) > 70
+    small = np.asarray(Image.fromarray(mask_picture(mask, PERSON)).resize((16, 16))).astype(int)
+    assert small[:, 9:].std() > 5 and (mask_picture(mask[:, 24:], PERSON) != 250).any()
+
+
+def test_curves_say_that_the_number_is_the_best_value():
+    fig = plot_history({'train_loss': [1, 2, 3], 'miou_a': [.2, .7, .5]})
+    assert [t.get_text() for t in fig.axes[1].texts] == ['a  best 0.700']
+
+
+def test_coarse_pixels_are_painted_as_their_class():
+    tax = Taxonomy(PERSON_TREE, coarse={'upper_body': 11})
+    mask = tax.encode(np.array([[2, 11, 0, 3]]))
+    assert (colorize(mask, tax)[0, 1] == taxonomy_colors(tax, 1)[1]).all()
+    draw(show_pairs([np.zeros((1, 4, 3))], [mask], tax))
+    fig = show_triples([np.zeros((1, 4, 3))], [mask], [[np.array([tax.lift[l][[2, 1, 0, 3]]])] for l in range(3)], tax)
+    draw(fig)
+    level_3, level_2 = (image_axes(fig)[1 + 2 * l].images[0].get_array() for l in (2, 1))
+    assert (level_2[0, 1] == taxonomy_colors(tax, 1)[1]).all()
+    assert tuple(level_3[0, 1]) in (VOID_COLOR, (90, 90, 96))
+
+
+@pytest.mark.parametrize('name', ['03_plotting.colors', '03a_plotting.pictures', '03b_plotting.curves'])
+def test_every_picture_of_the_notebooks_has_alt_text(name):
+    nb = json.loads((Path(__file__).resolve().parents[2] / 'nbs' / f'{name}.ipynb').read_text())
+    for cell in nb['cells']:
+        shown = [o for o in cell.get('outputs', []) if any(k.startswith('image/') for k in o.get('data', {}))]
+        assert not shown or ''.join(cell['source']).startswith('#| fig-alt: '), ''.join(cell['source'])
+
+
+def test_many_classes_are_coloured_once():
+    tax = Taxonomy({f'b{k}': {f'c{i}': 100 * k + i for i in range(100)} for k in range(20)})
+    first = node_colors(tax)
+    first[:] = 0
+    assert node_colors(tax).any() and ('node_colors' in tax._cached)

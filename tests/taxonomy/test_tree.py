@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import CITYSCAPES, PERSON, STREET, trees
 
-from hierseg.core import TaxonomyError
+from hierseg.core import TaxonomyError, printable
 from hierseg.taxonomy.tree import PERSON_TREE, Taxonomy
 from hierseg.taxonomy.tensors import aggregate_log_probs, aggregate_probs, decompose_mask
 
@@ -195,7 +195,10 @@ BAD_TREES = {
     'one class': ({'a': 1}, 'a: a single class'),
     'no mapping': ([1, 2], 'list'),
     'ignored and used': ({'hierarchy': {'a': 1, 'b': 2}, 'ignore': 2}, 'ignore: id 2'),
-    'branch as background': ({'hierarchy': {'a': {'c': 1}, 'b': 2}, 'background': 'a'}, 'background: a is a branch'),
+    'branch as background': (
+        {'hierarchy': {'a': {'c': 1, 'd': 3}, 'b': 2}, 'background': 'a'},
+        'background: a is a branch',
+    ),
     'unknown background': ({'hierarchy': {'a': 1, 'b': 2}, 'background': 'z'}, "background: 'z'"),
     'levels that do not fit': ({'hierarchy': {'a': 1, 'b': 2}, 'levels': ['x', 'y']}, 'levels'),
     'unknown option': ({'hierarchy': {'a': 1, 'b': 2}, 'colours': {}}, 'colours'),
@@ -306,3 +309,179 @@ def test_wrong_channels_are_refused():
 def test_import_does_not_bring_torch():
     code = "import sys, hierseg.taxonomy as t; t.Taxonomy(t.PERSON_TREE); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+# background: what is one leaf in the end
+
+
+@pytest.mark.parametrize('tree, background', [
+    ({'background': {'background': {'background': 0}}, 'body': {'upper': {'head': 1, 'arm': 2}, 'leg': 3}}, 'auto'),
+    ({'background': {'bg': 0}, 'body': {'upper': {'head': 1, 'arm': 2}, 'leg': 3}}, 'background'),
+    ({'background': {'bg': 0}, 'body': {'upper': {'head': 1, 'arm': 2}, 'leg': 3}}, 'background/bg'),
+    ({'background': {'bg': 0}, 'body': {'upper': {'head': 1, 'arm': 2}, 'leg': 3}}, 'bg')])
+def test_a_chain_of_single_children_that_ends_in_one_leaf_is_background(tree, background):
+    flat = Taxonomy({**tree, 'background': 0})
+    tax = Taxonomy(tree, background=background)
+    assert tax == flat and tax.bg_index == 0 and tax.n_nodes == flat.n_nodes
+    assert tax.classes_content == flat.classes_content and 'background' not in tax.classes_content['level_1']
+    assert tax.notes[0].startswith('background is background/b') and '(id 0)' in tax.notes[0]
+    assert Taxonomy.from_text(tax.to_yaml()) == tax
+
+
+def test_notes_say_what_was_taken_for_background_and_what_was_not():
+    assert Taxonomy(PERSON).notes == ['background is bg (id 0): class 0 on every level, left out of the scores']
+    scored = Taxonomy({'Background': {'sky': 0, 'wall': 4}, 'body': 1, 'void': 9})
+    assert scored.background is None and scored.notes[0] == 'no background: every class is scored'
+    assert any(n.startswith('Background is scored') for n in scored.notes[1:])
+    assert any(n.startswith('void is scored') for n in scored.notes[1:])
+    assert any(n.startswith('bg is scored') for n in Taxonomy(PERSON, background=None).notes)
+    assert all('\x1b' not in n for n in Taxonomy({'void': 1, 'a\x1b': {'bg': 2, 'b': 3}}).notes)
+
+
+def test_an_explicit_null_keeps_a_nested_background_as_it_is():
+    tax = Taxonomy({'background': {'background': 0}, 'body': {'head': 1, 'leg': 2}}, background=None)
+    assert tax.background is None and tax.n_nodes == 5 and Taxonomy(tax.to_dict()) == tax
+
+
+@pytest.mark.parametrize(
+    'background, says',
+    [
+        (['bg'], 'is no class name'),
+        (True, 'is no class name'),
+        ({}, 'no class name'),
+        ('head', 'is a branch, or stands in one'),
+        ('zzz', 'is no top-level class'),
+    ],
+)
+def test_a_bad_background_is_refused(background, says):
+    with pytest.raises(TaxonomyError, match='^background: .*' + says):
+        Taxonomy(PERSON, background=background)
+
+
+# names
+
+
+NAMES = st.text('ab/\\', min_size=1, max_size=3)
+
+
+@given(st.recursive(st.none(), lambda v: st.dictionaries(NAMES, v, min_size=1, max_size=3), max_leaves=8))
+def test_two_classes_never_share_a_displayed_name(shape):
+    if not isinstance(shape, dict):
+        return
+    ids = iter(range(1000))
+
+    def fill(v):
+        return next(ids) if v is None else {k: fill(o) for k, o in v.items()}
+    try:
+        tax = Taxonomy(fill(shape))
+    except TaxonomyError as e:
+        assert 'single class' in str(e)
+        return
+    for l, names in enumerate(tax.level_classes):
+        assert len(set(names)) == len(names)
+    assert len(set(tax.node_names)) == tax.n_nodes
+    shown = [i for ids in tax.classes_content[tax.level_names[-1]].values() for i in ids]
+    assert sorted(shown) == sorted(i for ids in tax.leaf_ids for i in ids)
+    for i, path in enumerate(tax.node_paths):
+        assert i in tax.find_nodes(path[-1]) or len(tax.find_nodes(path[-1])) == 1
+    assert Taxonomy.from_text(tax.to_yaml()) == tax
+
+
+def test_a_slash_in_a_name_loses_no_id():
+    tax = Taxonomy({'a/x': 1, 'a': {'x': 2}})
+    assert tax.vocab == ['a/x', 'x'] and tax.classes_content['level_2'] == {'a/x': [1], 'x': [2]}
+    more = Taxonomy({'a/x': 1, 'a': {'x': 2}, 'b': {'x': 3}})
+    assert more.vocab == ['a\\/x', 'a/x', 'b/x'] and more.classes_content['level_2'] == {
+        'a\\/x': [1],
+        'a/x': [2],
+        'b/x': [3],
+    }
+    assert tax.find_nodes('a/x') == [1] and tax.find_nodes('a\\/x') == [0]
+
+
+# whatever a file holds, it is a taxonomy or one line that says why not
+
+
+VALUES = st.recursive(
+    st.one_of(st.integers(-3, 70000), st.floats(), st.booleans(), st.none(), st.text(max_size=4)),
+    lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=3), v, max_size=3),
+    max_leaves=8,
+)
+
+
+def one_line_or_taxonomy(make):
+    try:
+        tax = make()
+    except TaxonomyError as e:
+        assert str(e) and printable(str(e)) == str(e)
+        return
+    assert Taxonomy.from_text(tax.to_yaml()) == tax and str(tax) and tax.notes and tax._repr_html_()
+
+
+@settings(max_examples=400)
+@given(st.text(max_size=60))
+def test_fuzz_text(text):
+    one_line_or_taxonomy(lambda: Taxonomy.from_text(text, 'a.yaml'))
+
+
+@settings(max_examples=400)
+@given(VALUES)
+def test_fuzz_values(value):
+    one_line_or_taxonomy(lambda: Taxonomy(value if isinstance(value, dict) else {'hierarchy': value}))
+    one_line_or_taxonomy(lambda: Taxonomy.from_text(yaml.safe_dump(value), 'a.yaml'))
+
+
+@settings(max_examples=400)
+@given(
+    st.dictionaries(
+        st.sampled_from(['background', 'ignore', 'levels', 'colors', 'coarse', 'swap']),
+        VALUES | st.sampled_from(['bg', 'body', ['head', 'torso'], [['head', 'torso']], {'body': 9}, [255]]),
+    )
+)
+def test_fuzz_options(options):
+    one_line_or_taxonomy(lambda: Taxonomy({'hierarchy': PERSON, **options}))
+    one_line_or_taxonomy(lambda: Taxonomy(PERSON, **options))
+
+
+@pytest.mark.parametrize('options', [dict(background=['bg']), dict(levels=['x', ['y'], 'z']), dict(levels={'a': 1}),
+                                     dict(colors=[1]), dict(colors={'torso': 5}), dict(colors={'torso': [1, 2, {}]}),
+                                     dict(ignore={1: 2}), dict(ignore=[[1]]), dict(ignore='255'), dict(coarse=[10]),
+                                     dict(coarse={'torso': 10}), dict(coarse={'body': []}), dict(coarse={'body': 3}),
+                                     dict(swap=5), dict(swap=['head', 'torso']), dict(swap=[['head']]),
+                                     dict(swap=[['head', 'head']]), dict(swap=[['head', 'body']]), dict(swap=[[1, 2]]),
+                                     dict(swap=[['head', 'torso'], ['torso', 'up_leg']])], ids=repr)
+def test_options_of_a_wrong_type_are_one_line(options):
+    with pytest.raises(TaxonomyError) as e:
+        Taxonomy(PERSON, **options)
+    assert str(e.value).startswith(f'{next(iter(options))}: ') and printable(str(e.value)) == str(e.value)
+
+
+# size
+
+
+def test_a_tree_of_every_id_builds_without_a_table_of_pairs():
+    tax = Taxonomy({f'c{i}': i for i in range(65536)})
+    assert tax.n_leaves == 65536 and tax.max_distance == 1 and tax.height(3, [3, 4]).tolist() == [0, 1]
+    assert tax.groups(0)[65535] == [65535] and 'distance' not in tax._cached
+    with pytest.raises(TaxonomyError, match='65,536 classes would take 32.0 GiB'):
+        tax.distance
+    with pytest.raises(TaxonomyError, match='65,538 classes would take 4.0 GiB'):
+        Taxonomy({'all': {f'c{i}': i for i in range(65535)}, 'more': {'rest': 65535}}).ancestors
+
+
+@given(trees())
+def test_height_is_the_distance(tree):
+    tax = Taxonomy(tree)
+    a, b = np.meshgrid(np.arange(tax.n_leaves), np.arange(tax.n_leaves))
+    assert (tax.height(a, b) == tax.distance[a, b]).all() and tax.max_distance == tax.distance.max()
+
+
+@given(trees())
+def test_children_and_groups_are_those_of_brute_force(tree):
+    tax = Taxonomy(tree)
+    for l in range(tax.n_levels):
+        assert tax.groups(l) == [np.flatnonzero(tax.lift[l] == k).tolist() for k in range(tax.n_classes[l])]
+        if l < tax.n_levels - 1:
+            assert tax.children(l) == [
+                np.flatnonzero(tax.parents[l + 1] == k).tolist() for k in range(tax.n_classes[l])
+            ]
