@@ -30,7 +30,8 @@ def legend_html(
     level:int|str=-1, # Index or name of the level
 ) -> str: # HTML
     "The classes that a level shows, largest first, with their colours and shares."
-    colors, style = taxonomy_colors(answer.taxonomy, answer.taxonomy.level_index(level)), 'white-space:nowrap;margin-right:1.2em'
+    colors = taxonomy_colors(answer.taxonomy, answer.taxonomy.level_index(level))
+    style = 'white-space:nowrap;margin-right:1.2em'
     items = (f'{_dot(colors[k])}{html.escape(r["class"])} {100 * r["share"]:.1f} %' for k, r in answer.shown(level))
     spans = ' '.join(f'<span class="hs-item" style="{style}">{o}</span>' for o in items)
     return f'<div class="hs-legend" style="line-height:1.9">{spans}</div>'
@@ -98,7 +99,8 @@ def build_app(
     gr, a = _gradio(), Answers(predictor_of(source, weights), most)
     names, classes = a.taxonomy.level_names, f"{a.taxonomy.n_leaves} classes on {a.taxonomy.n_levels} levels"
     with gr.Blocks(title='hierseg', analytics_enabled=False) as app:
-        gr.Markdown(f"# {a.predictor.name or 'hierseg'}\n{classes}. Photographs stay on the machine that runs this page.")
+        stay = 'Photographs stay on the machine that runs this page.'
+        gr.Markdown(f"# {a.predictor.name or 'hierseg'}\n{classes}. {stay}")
         state = gr.State(), gr.State()
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
@@ -127,7 +129,7 @@ def _wire(gr, a, given, state, shown):
         except ValueError as e: raise gr.Error(str(e)) from None
         return picture, answer, *a.show(picture, answer, lev, al), _HINT
     def click(answer, event): return a.click(answer, *event.index)
-    click.__annotations__['event'] = gr.SelectData      # by this Gradio knows what to pass; a quoted name it would not find
+    click.__annotations__['event'] = gr.SelectData      # by this Gradio knows what to pass; a name it would not find
     hidden = dict(api_visibility='private')
     for c in image, selector: c.change(ask, list(given), [*state, *shown], **hidden)
     for happens in level.change, alpha.release: happens(a.show, [*state, level, alpha], list(shown[:2]), **hidden)

@@ -307,8 +307,9 @@ def write_predictions(
     todo = [f for f in files if f not in set(result.skipped)]
     if table: table.start({f.stem for f in result.skipped})
     how = dict(selector=selector, looks=looks, bs=bs)
-    if tile is None: answers = _whole(predictor, todo, names, kinds, result, say, scale=scale, **how)
-    else: answers = _in_tiles(predictor, todo, names, kinds, result, say, scale=scale or 1., tile=tile, overlap=overlap, **how)
+    if tile is not None: how |= dict(tile=tile, overlap=overlap)
+    write, scale = (_whole, scale) if tile is None else (_in_tiles, 1. if scale is None else scale)
+    answers = write(predictor, todo, names, kinds, _told(result, say), scale=scale, **how)
     for f, rows in answers:
         if table: table.add(f.stem, rows)
         result.done.append(f)
@@ -323,15 +324,14 @@ def _told(result, say):
         if say: say(str(e))
     return failed
 
-def _whole(predictor, files, names, kinds, result, say, **how):
+def _whole(predictor, files, names, kinds, failed, **how):
     "Yields (file, rows of areas) once its answers are written."
-    for f, answer in predictor.predict_many(files, probs=kinds.probs, on_error=_told(result, say), **how):
+    for f, answer in predictor.predict_many(files, probs=kinds.probs, on_error=failed, **how):
         kinds.write(answer, f, names[f])
         yield f, answer.area()
 
-def _in_tiles(predictor, files, names, kinds, result, say, **how):
+def _in_tiles(predictor, files, names, kinds, failed, **how):
     "The same in tiles, one photograph after the other."
-    failed = _told(result, say)
     for f in files:
         try:
             if kinds.masks_alone: rows = write_masks(predictor, f, kinds.masks(names[f]), **how)

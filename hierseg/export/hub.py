@@ -44,7 +44,8 @@ def _validated(path):
         rows = [(s, [r['levels'][n]['miou'] for n in r['levels']]) for s, r in report['selectors'].items()]
         n = report['images']
     except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise ExperimentError(f"{path}: not readable as scores: {one_line(e)}; write it anew with hierseg validate") from None
+        raise ExperimentError(f"{path}: not readable as scores: {one_line(e)}; "
+                              "write it anew with hierseg validate") from None
     return rows, (f"Mean intersection over union by level, pooled over all pixels of {n} validation images "
                   "at their own size, background excluded.")
 
@@ -84,8 +85,11 @@ def model_card(
 ) -> str: # Markdown with the hub's metadata on top
     "A card made of the experiment: classes, training, scores, how to use it."
     taxonomy, (rows, how) = Taxonomy(Path(folder)/'taxonomy.yaml'), card_scores(folder)
-    does = f"Hierarchical semantic segmentation with [hierseg](https://github.com/hierseg/hierseg): {_facts(folder, taxonomy)}."
-    use = f"from hierseg.all import *\npredictor = HierPredictor.from_pretrained('{repo}')\npredictor.predict('photo.jpg')"
+    home = '[hierseg](https://github.com/hierseg/hierseg)'
+    does = f"Hierarchical semantic segmentation with {home}: {_facts(folder, taxonomy)}."
+    predictor = f"predictor = HierPredictor.from_pretrained('{repo}')"
+    lines = 'from hierseg.all import *', predictor, "predictor.predict('photo.jpg')"
+    use = '\n'.join(lines)
     parts = [f"---\n{card_front(rows, taxonomy, license)}---", f"# {Path(repo).name}", *([note] if note else []), does,
              f"```\n{taxonomy.tree()}\n```", f"## Scores\n\n{how}\n\n{score_table(rows, taxonomy)}",
              f"## Use\n\n```python\n{use}\n```"]
@@ -158,7 +162,8 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as d:
         made = bundle(folder, Path(d)/'bundle', repo, license, note)
         api.create_repo(repo, private=private, exist_ok=True)
-        commit = api.upload_folder(repo_id=repo, folder_path=str(made), commit_message=message, allow_patterns=list(SHARED))
+        what = dict(folder_path=str(made), allow_patterns=list(SHARED), commit_message=message)
+        commit = api.upload_folder(repo_id=repo, **what)
     return str(commit.commit_url)
 
 def _hub():

@@ -117,7 +117,10 @@ def traced(
     shapes = {0: dynamic} if fixed_size else {0: dynamic, 2: dynamic, 3: dynamic}
     with torch.no_grad(), quietly():
         module(x)      # tables that depend on the tree are made from real tensors, before the tracing
-        return torch.export.export(module, (x,), dynamic_shapes=(shapes,), strict=False)
+        program = torch.export.export(module, (x,), dynamic_shapes=(shapes,), strict=False)
+    most = [int(str(r.upper)) for r in program.range_constraints.values() if str(r.upper).isdigit()]
+    if most: raise ExperimentError(f"{predictor.name}: the model decides by size, at {min(most)} pixels")
+    return program
 
 # %% ../../nbs/11_export.onnx.ipynb #a7b94185
 class Trials:
@@ -167,15 +170,15 @@ def of_any_size(
     say:Callable|None=print, # Told where one size must do
 ) -> tuple: # What `make` gave, and the size that it is fixed to, or None
     "A program of any size, or of the size of the training where the model cannot be traced otherwise."
+    name, size = predictor.name or 'the model', predictor.size
     try: return make(None), None
-    except Exception as e: reason = e      # whatever the tracer says of a model of somebody else's
-    if predictor.size is None:
-        raise ExperimentError(f"{predictor.name or 'the model'}: cannot be traced for images of any size, and was trained "
-                              f"at no one size: {one_line(reason, 200)}") from None
-    h, w = predictor.size
-    made = make(predictor.size)
-    if say: say(f"the model decides by size: exported for images of {w}x{h} pixels alone, in batches of any number")
-    return made, predictor.size
+    except Exception as e: reason = one_line(e, 200)      # whatever the tracer says of a model of somebody else's
+    if size is None:
+        raise ExperimentError(f"{name}: cannot be traced for images of any size, and was trained at no one size: {reason}")
+    try: made = make(size)
+    except Exception as e: raise ExperimentError(f"{name}: cannot be traced: {one_line(e, 200)}") from None
+    if say: say(f"{name}: cannot be traced for images of any size, exported for {size[1]}x{size[0]} pixels alone: {reason}")
+    return made, size
 
 @contextlib.contextmanager
 def written_whole(
@@ -201,7 +204,8 @@ def export_onnx(
     _need('onnx', 'onnxscript', 'onnxruntime')
     import onnx
     p, path = torch_predictor(source, weights), Path(path)
-    proto, size = of_any_size(p, lambda size: _onnx_program(p, size).model_proto, say)
+    program, size = of_any_size(p, lambda size: traced(p, size), say)
+    proto = _onnx_program(p, program, size).model_proto
     proto.metadata_props.add(key=FORMAT, value=json.dumps(description(p, size), ensure_ascii=False))
     proto.producer_name, proto.producer_version = 'hierseg', hierseg.__version__
     outputs, trials = level_outputs(p.taxonomy), Trials(p, size)
@@ -218,10 +222,9 @@ def _need(*names):
     lack = [n for n in names if importlib.util.find_spec(n) is None]
     if lack: raise ImportError(f"exporting needs {', '.join(lack)}: pip install 'hierseg[onnx]'")
 
-def _onnx_program(predictor, size):
+def _onnx_program(predictor, program, size):
     "PyTorch's ONNX program of a predictor, its axes named."
     named = dict(input_names=['image'], output_names=level_outputs(predictor.taxonomy))
-    program = traced(predictor, size)
     with torch.no_grad(), quietly(): program = torch.onnx.export(program, (), **named, dynamo=True, verbose=False)
     for value in [*program.model.graph.inputs, *program.model.graph.outputs]:
         value.shape = type(value.shape)(['batch', value.shape[1], *(size or ('height', 'width'))])
