@@ -64,14 +64,15 @@ def markdown(rows: list, about: dict) -> str:
     table = '\n'.join('| ' + ' | '.join(c.replace('|', '/') for c in line) + ' |' for line in lines)
     versions = ', '.join(f'{k} {v}' for k, v in about['versions'].items())
     return (f"{table}\n\n*Medians of interleaved pairs; a ratio above 1: hierseg is slower, or larger. {about['date']}, "
-            f"{about['machine']}, {about['threads']} thread(s), {about['clock']} clock, commit {about['commit']}; Python {about['python']}, "
-            f"{versions}.*\n")
+            f"{about['machine']}, {about['threads']} thread(s), {about['clock']} clock, commit {about['commit']}; "
+            f"Python {about['python']}, {versions}.*\n")
 
 
 def git(*args) -> str:
     "What git says of this checkout; '' outside of one."
     try:
-        return subprocess.run(['git', '-C', str(HERE), *args], capture_output=True, text=True, check=True).stdout.strip()
+        told = subprocess.run(['git', '-C', str(HERE), *args], capture_output=True, text=True, check=True)
+        return told.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ''
 
@@ -95,8 +96,9 @@ def about(threads: int, quick: bool) -> dict:
             versions[library] = version(library)
         except PackageNotFoundError:
             pass
-    return dict(date=datetime.date.today().isoformat(), machine=machine(), device=pairs.device(), threads=threads,
-                clock=pairs.CLOCK, quick=quick, commit=commit + changed, python=platform.python_version(), versions=versions)
+    how = dict(device=pairs.device(), threads=threads, clock=pairs.CLOCK, quick=quick)
+    return dict(date=datetime.date.today().isoformat(), machine=machine(), **how, commit=commit + changed,
+                python=platform.python_version(), versions=versions)
 
 
 def chosen(only: str | None) -> tuple[list, str]:

@@ -37,7 +37,10 @@ from .plotting.curves import *
 from .data.files import *
 from .data.transforms import *
 from .data.check import *
+from .data.frequencies import *
 from .data.tensors import *
+from .data.cache import *
+from .data.dataset import *
 from .data.loaders import *
 from .data.synthetic import *
 from .decoding.heads import *

@@ -169,7 +169,8 @@ def train_experiment(
     written |= without_none(score_selectors=score_selectors, triples_every=triples_every)
     keeper = ExperimentCallback(folder=folder, monitor=monitor, resume=start + before > 0, checkpoints=checkpoints,
                                 resumable=True, **written)
-    cbs = [SeedEpochs(seed, before), ConsoleProgress(), keeper, *_watchers(score_selectors, triples_every), *(cbs or [])]
+    watchers = _watchers(score_selectors, triples_every)
+    cbs = [SeedEpochs(seed, before), ConsoleProgress(), keeper, *watchers, *(cbs or [])]
     with learn.removed_cbs(learn._grab_cbs(ProgressCallback)):
         try: learn.fit_one_cycle(epochs, lr, cbs=cbs, start_epoch=start)
         except Exception:
