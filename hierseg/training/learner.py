@@ -173,7 +173,7 @@ def hier_learner(
     loss = get_loss(loss, taxonomy, base_loss, **without_none(level_weights=level_weights, class_weights=weights))
     if selector is not None: loss.selector = selector
     loss.y_int = True           # what MixUp asks: masks are class indices, so mix the losses
-    model = create_or_start(arch, 3, loss.head, model_params, encoder, pretrained, start, head)
+    model = create_or_start(arch, getattr(dls, 'in_channels', 3), loss.head, model_params, encoder, pretrained, start, head)
     _fit_normalization(dls, model)
     kwargs = {'splitter': splitter, 'metrics': _metrics(metrics, taxonomy), **kwargs}
     return HierLearner(dls, model, loss_func=loss, **kwargs)
