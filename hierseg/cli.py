@@ -36,11 +36,11 @@ class UsageError(ValueError):
 class Stopped(KeyboardInterrupt):
     "Ctrl-C, with something to say about what is kept."
 
-# %% ../nbs/12_cli.ipynb #413553c9
+# %% ../nbs/12_cli.ipynb #234560db
 def _refusal_text(error):
     "What a refusal says, on one line."
     text = ' '.join(str(error).split()) or type(error).__name__
-    text = re.sub(r"^(Exception occured in `\w+` when calling event `\w+`:(\s|\\n|\\t)+)+", '', text)   # fastai's, around it
+    text = re.sub(r"^(Exception occured in `\w+` when calling event `\w+`:(\s|\\n|\\t)+)+", '', text)   # fastai's
     from_system = isinstance(error, OSError) and error.filename and error.strerror
     return f"{error.filename}: {error.strerror}" if from_system else text
 
@@ -236,17 +236,18 @@ def _resume(args):
     print(f"{args.resume}: went on after epoch {done} of {n}", file=sys.stderr)
     print(args.resume)
 
-# %% ../nbs/12_cli.ipynb #28978f5d
+# %% ../nbs/12_cli.ipynb #a4fe6b64
 def _add_train(p):
     p.add_argument('data', nargs='?', type=Path, metavar='DATA', help=_DATA_HELP)
     p.add_argument('--config', type=Path, metavar='F',
                    help="train as a config.yaml says, the study's or an experiment's; options go before it")
     p.add_argument('--out', type=Path, metavar='DIR',
                    help="the experiment's folder; 'DATA_ARCH date' in the current folder by default")
-    p.add_argument('--resume', type=Path, metavar='EXPERIMENT', help="go on with a run that was interrupted, or with --epochs beyond its end")
+    p.add_argument('--resume', type=Path, metavar='EXPERIMENT',
+                   help="go on with a run that was interrupted, or with --epochs beyond its end")
     _add_options(p, [n for n, o in TrainConfig.options().items() if o.typed])
 
-# %% ../nbs/12_cli.ipynb #353da58f
+# %% ../nbs/12_cli.ipynb #0fc471df
 _WEIGHTS_HELP = "model for the last epoch, best for the one --monitor chose, epoch_007 for a checkpoint"
 
 def _add_validate(p):
@@ -255,6 +256,7 @@ def _add_validate(p):
     _add_options(p, _DATA_OPTIONS)
     p.add_argument('--ids', metavar='F',
                    help="file of image ids; the experiment's validation ids by default, all images of another DATA")
+    p.add_argument('--any-tree', action='store_true', help="score another DATA even if its tree is different")
     p.add_argument('--selectors', default='simple,smart', help="which to score, separated by commas")
     p.add_argument('--reduction', default='pooled', choices=['pooled', 'image', 'original'],
                    help="pooled over all pixels, mean over images, or as the original study counted")
@@ -270,14 +272,15 @@ def _add_validate(p):
     g.add_argument('--out', type=Path, metavar='DIR',
                    help="where checkpoints.csv and checkpoints.png go; the experiment's folder by default")
 
-# %% ../nbs/12_cli.ipynb #5a03399a
+# %% ../nbs/12_cli.ipynb #b06b6f29
 def _run_validate(args):
     "hierseg validate"
     if args.all_checkpoints: return _validate_all(args)
     from hierseg.training.run import is_own_data, load_experiment, pairs_of_experiment
     from hierseg.evaluation.report import evaluate, report_text
     learn = load_experiment(args.experiment, weights=args.weights)
-    pairs = pairs_of_experiment(args.experiment, args.data, args.ids, **_given(args, *_DATA_OPTIONS))
+    where = dict(**_given(args, *_DATA_OPTIONS), any_tree=args.any_tree)
+    pairs = pairs_of_experiment(args.experiment, args.data, args.ids, **where)
     with _bar('scoring', len(pairs)) as progress:
         report = evaluate(learn, pairs, _names(args.selectors), args.at == 'native', args.bs, progress).report()
     report = dict(weights=args.weights, at=args.at, **report)
@@ -293,7 +296,7 @@ def _scores_name(args):
     more = [args.weights] * (args.weights != 'model') + ['input'] * (args.at == 'input')
     return '_'.join(['scores', *more]) + '.json'
 
-# %% ../nbs/12_cli.ipynb #350f9ee7
+# %% ../nbs/12_cli.ipynb #fd6372c5
 def _validate_all(args):
     "hierseg validate --all-checkpoints"
     from hierseg.plotting.curves import plot_checkpoints
@@ -305,15 +308,16 @@ def _validate_all(args):
         raise UsageError("these are not the experiment's own validation images: name a folder for results with --out")
     out, tax = args.out or args.experiment, _read_tree(args.experiment/'taxonomy.yaml')
     levels = [tax.level_index(l.strip()) for l in args.levels.split(',')] if args.levels else None
-    pairs = pairs_of_experiment(args.experiment, args.data, args.ids, **_given(args, *_DATA_OPTIONS))
+    where = dict(**_given(args, *_DATA_OPTIONS), any_tree=args.any_tree)
+    pairs = pairs_of_experiment(args.experiment, args.data, args.ids, **where)
     with _bar('scoring') as progress:
         native = args.at == 'native'
         table = score_checkpoints(args.experiment, pairs, _names(args.selectors), native, args.bs, progress)
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out/'checkpoints.csv', table.to_csv(index=False))
     save_figure(plot_checkpoints(table, tax, levels), out/'checkpoints.png')
-    shown = [c for c in table if c == 'epoch' or c.startswith('miou_') and '_image' not in c]
-    print(f"mIoU, pooled over all pixels, at {args.at} size, {len(pairs)} images\n")
+    shown = [c for c in table if c == 'epoch' or c.startswith('miou_image_') and '_se_' not in c]   # as the picture
+    print(f"mIoU, mean over images, at {args.at} size, {len(pairs)} images (checkpoints.csv has it pooled, too)\n")
     print(f"{markdown_table(table[shown])}\n")
     print(f"{out/'checkpoints.csv'}\n{out/'checkpoints.png'}")
 

@@ -294,7 +294,37 @@ def data_of_experiment(
     ids = dict(train_ids=folder/'train_id.txt', valid_ids=folder/'valid_id.txt')
     return data_from_config(cfg, path, Taxonomy(folder/'taxonomy.yaml'), images=images, masks=masks, **ids)
 
-# %% ../../nbs/09d_training.run.ipynb #f2199abb
+# %% ../../nbs/09d_training.run.ipynb #9b68c036
+def check_tree(
+    folder:str|Path, # The experiment's folder
+    data:str|Path, # Folder of a data set
+): # Raises `ExperimentError` with the first difference; a folder without a tree is taken as it is
+    "Refuse a data set whose tree is not the experiment's."
+    try: file = find_tree(data)
+    except ExperimentError: return
+    ours, theirs = Taxonomy(Path(folder)/'taxonomy.yaml'), Taxonomy(file)
+    what = next(_differences(ours, theirs), None)
+    if what: raise ExperimentError(f"{file}: {what}, so these scores would mean nothing; "
+                                   "train on that data, or say that any tree will do (--any-tree)")
+
+def _differences(ours, theirs):
+    "What two trees say differently, in words."
+    a, b = _means(ours), _means(theirs)
+    for i in sorted({*a} | {*b}):
+        if a.get(i) != b.get(i):
+            yield f"id {i} means {b.get(i, 'nothing')} there and {a.get(i, 'nothing')} in the experiment"
+    if ours.background != theirs.background:
+        yield f"its background is {theirs.background}, the experiment's {ours.background}"
+
+def _means(taxonomy):
+    "What each raw id means: its classes, coarse to fine."
+    out = {i: ['void'] for i in taxonomy.ignore}
+    for l, classes in enumerate(taxonomy.level_classes):
+        for c in classes:
+            for i in taxonomy.ids_of(l, c): out.setdefault(i, []).append(c)
+    return {i: ' > '.join(dict.fromkeys(path)) for i, path in out.items()}
+
+# %% ../../nbs/09d_training.run.ipynb #c982e83d
 def is_own_data(
     folder:str|Path, # The experiment's folder
     data:str|Path|None, # A data folder, or None
@@ -309,15 +339,17 @@ def pairs_of_experiment(
     ids:str|Path|None=None, # A file of image ids
     images:str|None=None, # Sub-folder of the images
     masks:str|None=None, # Sub-folder of the masks
-) -> list: # `Pair`s
+    any_tree:bool=False, # Also where that folder has a tree in which the ids mean something else
+) -> list: # `Pair`s; raises `ExperimentError` for a folder with another tree
     "What to validate on: the experiment's own validation images, all images of another folder, or the ids in a file."
     cfg = read_config(folder)
     path, own_images, own_masks = _data_of(cfg, folder, data)
+    if not is_own_data(folder, data) and not any_tree: check_tree(folder, path)
     if is_own_data(folder, data):
         images, masks, ids = images or own_images, masks or own_masks, ids or Path(folder)/'valid_id.txt'
     return find_pairs(path, images, masks, read_ids(ids, path) if ids else None)
 
-# %% ../../nbs/09d_training.run.ipynb #c9eb1fda
+# %% ../../nbs/09d_training.run.ipynb #12be85d8
 def resume_experiment(
     learn:HierLearner, # From `load_experiment(folder, dls)`
     folder:str|Path, # The experiment's folder
@@ -358,5 +390,5 @@ def _train_on(learn, folder, n, before, start=0, cbs=None):
     cfg = read_config(folder)
     lr, seed = cfg.get('lr', TrainConfig.lr), cfg.get('seed', TrainConfig.seed)
     names = ('monitor', 'data', 'checkpoints', 'score_selectors', 'triples_every')
-    train_experiment(learn, folder, n, slice(*lr) if isinstance(lr, list) else lr, seed, start=start, before=before, cbs=cbs,
-                     **{k: cfg.get(k) for k in names})
+    lr = slice(*lr) if isinstance(lr, list) else lr
+    train_experiment(learn, folder, n, lr, seed, start=start, before=before, cbs=cbs, **{k: cfg.get(k) for k in names})
