@@ -21,14 +21,15 @@ from tqdm import tqdm
 
 from ..core import ExperimentError, one_line, without_none
 from ..taxonomy.tree import Taxonomy
-from ..config import PREPARATION, SCHEDULE, TrainConfig, checked_values, find_tree, read_train_config, to_mapping
+from ..config import (PREPARATION, SCHEDULE, TREE_FILES, TrainConfig, checked_values, find_tree,
+                            read_train_config, to_mapping)
 from ..data.files import find_pairs, read_ids
 from ..data.loaders import HierDataLoaders
 from ..data.transforms import read_augmentations
 from ..losses.class_weights import resolve_class_weights
 from ..losses.factory import get_loss, loss_from_config
 from ..models.zoo import model_from_config
-from .callbacks import SelectorScores, ShowTriples
+from .callbacks import EMA, SelectorScores, ShowTriples
 from .folder import (ExperimentCallback, SeedEpochs, experiment_folder, finish_experiment,
                                      load_resume_state, load_weights,
                                      read_config, read_history, weights_files, what_there_is)
@@ -160,16 +161,17 @@ def train_experiment(
     checkpoints:str|None=None, # 'all' or 'best:3': keep the weights of these epochs, too
     score_selectors:list|None=None, # Also score these selectors each epoch, side by side
     triples_every:int|None=None, # Save image, truth and prediction each so many epochs
+    ema:float|None=None, # Keep a moving average of the weights, with this decay
     cbs:list|None=None, # Further callbacks
     before:int=0, # Epochs of earlier trainings in this folder, which this one goes on from
 ) -> Path: # The folder
     "Train and leave an experiment behind; Ctrl-C keeps what is finished."
     learn.path = Path(folder)
     written = dict(lr=[lr.start, lr.stop] if isinstance(lr, slice) else lr, seed=seed, data=data)
-    written |= without_none(score_selectors=score_selectors, triples_every=triples_every)
+    written |= without_none(score_selectors=score_selectors, triples_every=triples_every, ema=ema)
     keeper = ExperimentCallback(folder=folder, monitor=monitor, resume=start + before > 0, checkpoints=checkpoints,
                                 resumable=True, **written)
-    watchers = _watchers(score_selectors, triples_every)
+    watchers = _watchers(score_selectors, triples_every, ema)
     cbs = [SeedEpochs(seed, before), ConsoleProgress(), keeper, *watchers, *(cbs or [])]
     with learn.removed_cbs(learn._grab_cbs(ProgressCallback)):
         try: learn.fit_one_cycle(epochs, lr, cbs=cbs, start_epoch=start)
@@ -178,10 +180,11 @@ def train_experiment(
             raise
     return Path(folder)
 
-def _watchers(score_selectors, triples_every):
-    "The callbacks that two options ask for."
+def _watchers(score_selectors, triples_every, ema):
+    "The callbacks that options ask for."
     if score_selectors: yield SelectorScores(score_selectors)
     if triples_every: yield ShowTriples(triples_every, show=False)
+    if ema: yield EMA(ema)
 
 # %% ../../nbs/09d_training.run.ipynb #50be2ec1
 def _where(config):
@@ -190,6 +193,12 @@ def _where(config):
     files = {k: whole(getattr(config, k)) for k in ('taxonomy', 'train_ids', 'valid_ids')}
     plain = {k: getattr(config, k) for k in ('images', 'masks', 'valid_pct')}
     return without_none(path=str(Path(config.data).resolve()), **files, **plain)
+
+def _found_lr(learn):
+    "The rate that the finder suggests, said on standard error; the run is seeded anew behind it by `SeedEpochs`."
+    with learn.no_bar(): rate, _ = learn.find_lr()
+    print(f"learning rate {rate:g}, found by a trial", file=sys.stderr)
+    return rate
 
 def run_name(
     config:TrainConfig, # The configuration
@@ -213,7 +222,7 @@ def train(
     learn = learner_from_config(config, dls)
     images = f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate with"
     print(f"{images}; writing to {folder}", file=sys.stderr)
-    lr = slice(*config.lr) if isinstance(config.lr, list) else config.lr
+    lr = slice(*config.lr) if isinstance(config.lr, list) else _found_lr(learn) if config.lr == 'auto' else config.lr
     how = {k: getattr(config, k) for k in TrainConfig.names(SCHEDULE) if k != 'lr'}
     return train_experiment(learn, folder, lr=lr, data=_where(config), cbs=cbs, **how)
 
@@ -305,13 +314,27 @@ def pairs_of_experiment(
     ids:str|Path|None=None, # A file of image ids
     images:str|None=None, # Sub-folder of the images
     masks:str|None=None, # Sub-folder of the masks
-) -> list: # `Pair`s
+    any_tree:bool=False, # Also where the folder's own tree is another one
+) -> list: # `Pair`s; raises `ExperimentError` for a folder with another tree
     "What to validate on: the experiment's own validation images, all images of another folder, or the ids in a file."
     cfg = read_config(folder)
     path, own_images, own_masks = _data_of(cfg, folder, data)
+    if not any_tree and not is_own_data(folder, data): _check_tree(Path(folder)/'taxonomy.yaml', path)
     if is_own_data(folder, data):
         images, masks, ids = images or own_images, masks or own_masks, ids or Path(folder)/'valid_id.txt'
     return find_pairs(path, images, masks, read_ids(ids, path) if ids else None)
+
+def _check_tree(own, data):
+    "Refuse a data folder that has a tree of its own, if it means something else than the experiment's."
+    file = next((data/n for n in TREE_FILES if (data/n).is_file()), None)
+    if file is None or _meaning(Taxonomy(file)) == _meaning(Taxonomy(own)): return
+    raise ExperimentError(f"{file}: is another tree than {own}, so scores would mean nothing; "
+                          "leave it out of the folder, or say --any-tree (any_tree=True)")
+
+def _meaning(taxonomy):
+    "What masks mean by a tree: ids, paths and what is left out; names of levels and colours are looks."
+    leaves = frozenset(zip(taxonomy.node_paths, map(frozenset, taxonomy.leaf_ids)))
+    return leaves, frozenset(taxonomy.ignore), taxonomy.background
 
 # %% ../../nbs/09d_training.run.ipynb #d2fa73c3
 def resume_experiment(
@@ -343,6 +366,6 @@ def _train_on(learn, folder, n, before, start=0):
     "Train with what config.yaml says: `n` epochs in all, or `n` more."
     cfg = read_config(folder)
     lr, seed = cfg.get('lr', TrainConfig.lr), cfg.get('seed', TrainConfig.seed)
-    names = ('monitor', 'data', 'checkpoints', 'score_selectors', 'triples_every')
+    names = ['data', *(k for k in TrainConfig.names(SCHEDULE) if k not in ('epochs', 'lr', 'seed'))]
     train_experiment(learn, folder, n, slice(*lr) if isinstance(lr, list) else lr, seed, start=start, before=before,
                      **{k: cfg.get(k) for k in names})
