@@ -116,7 +116,8 @@ def hier_learner(
     weights = resolve_class_weights(class_weights, dls, taxonomy)
     loss = get_loss(loss, taxonomy, base_loss, **without_none(level_weights=level_weights, class_weights=weights))
     if selector is not None: loss.selector = selector
-    model = create_or_start(arch, getattr(dls, 'in_channels', 3), loss.head, model_params, encoder, pretrained, start, head)
+    model = create_or_start(arch, getattr(dls, 'in_channels', 3), loss.head, model_params, encoder, pretrained,
+                            start, head)
     _fit_normalization(dls, model)
     metrics = miou_metrics(taxonomy) if metrics is None else metrics
     return HierLearner(dls, model, loss_func=loss, metrics=metrics, **{'splitter': splitter, **kwargs})
