@@ -518,18 +518,21 @@ _COMMANDS = dict(
     check=("look for everything in a data set that training would refuse",
            "hierseg check DATA --taxonomy T.yaml", _run_check, _add_check))
 
-# %% ../nbs/12_cli.ipynb #9f57d9d1
+# %% ../nbs/12_cli.ipynb #a75afdd2
 def main(
     argv:list[str]|None=None, # Arguments; those of the process by default
 ) -> int: # Exit code
     "The `hierseg` command."
     for stream in (sys.stdout, sys.stderr):                     # a terminal that cannot draw ├
         getattr(stream, 'reconfigure', lambda **k: None)(errors='replace')
+    if _rank(): sys.stdout = open(os.devnull, 'w', encoding='utf-8')      # noqa: SIM115
     args = build_parser().parse_args(argv)
     for kind in (FutureWarning, DeprecationWarning): warnings.filterwarnings('ignore', category=kind)   # of libraries
     warnings.showwarning = _say_warning
     try:
         with _user_errors(): return args.run(args) or 0
     except KeyboardInterrupt as e:
-        print(f"hierseg: interrupted {e}".rstrip(), file=sys.stderr)
+        if not _rank(): print(f"hierseg: interrupted {e}".rstrip(), file=sys.stderr)
         return 130
+
+def _rank(): return int(os.environ.get('RANK') or 0)         # of several processes the first one speaks

@@ -343,7 +343,7 @@ def _in_notebook():
     from IPython import get_ipython
     return get_ipython() is not None
 
-# %% ../../nbs/09c_training.callbacks.ipynb #58666561
+# %% ../../nbs/09c_training.callbacks.ipynb #5878d255
 class LevelWeightSchedule(Callback):
     "Move the weights of a loss's levels over the training."
     order = 44
@@ -352,14 +352,16 @@ class LevelWeightSchedule(Callback):
         end:list|tuple, # Weights at the end
         until:float=1., # The share of the training after which `end` is reached
     ): # Raises `ValueError` for numbers that make no sense
-        if not 0 < until <= 1: raise ValueError(f"LevelWeightSchedule: until={until!r}; give a share above 0 and at most 1")
+        if not 0 < until <= 1:
+            raise ValueError(f"LevelWeightSchedule: until={until!r}; give a share above 0 and at most 1")
         self.start, self.end, self.until = start, end, until
     def before_fit(self):
         "Find out what is impossible before an epoch is spent."
         if is_idle(self.learn): return
         taxonomy, loss = tree_of(self.learn, self), self.learn.loss_func
         if not hasattr(loss, 'level_weights'):
-            raise ValueError(f"LevelWeightSchedule: {type(loss).__name__} has no level_weights; use the hierarchical loss")
+            raise ValueError(f"LevelWeightSchedule: {type(loss).__name__} has no level_weights; "
+                             "use the hierarchical loss")
         self.ends = [np.array(check_level_weights(list(o), taxonomy.n_levels)) for o in (self.start, self.end)]
     def before_train(self):
         if not is_idle(self.learn): self.learn.loss_func.level_weights = self.weights(self.epoch, self.n_epoch)

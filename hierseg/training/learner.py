@@ -235,11 +235,11 @@ def _lr_figure(lrs, losses, found):
     ax.set(xscale='log', xlabel='learning rate', ylabel='loss')
     return fig
 
-# %% ../../nbs/09b_training.learner.ipynb #8c4a1e77
+# %% ../../nbs/09b_training.learner.ipynb #67ab3629
 @patch
 def fit_selector(self:HierLearner,
     name:str='iou', # The rule
-    items:list|None=None, # Pairs of image and mask to fit on, never those that are reported; by default of the training set
+    items:list|None=None, # Pairs to fit on, never those that are reported; by default of the training set
     n:int=200, # How many of the training set, spread evenly over it
     path:bool=False, # One path of the tree for each pixel, rather than the best class of each level
 ) -> list: # Mean IoU of the levels on these images, round by round, the unfitted rule first
