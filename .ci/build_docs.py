@@ -120,7 +120,7 @@ def publish_notebook(path, names):
         if cell["cell_type"] == "raw":
             lines = "".join(cell["source"]).splitlines(keepends=True)
             cell["source"] = [line for line in lines if not line.startswith("output-file:")]
-    if GUIDES.search(new):
+    if GUIDES.search(Path(new).stem):
         links = {"cell_type": "markdown", "id": "links", "metadata": {}, "source": notebook_links(path.name)}
         nb["cells"].insert(1, links)
     path.with_name(new).write_text(json.dumps(nb, ensure_ascii=False), encoding="utf-8")

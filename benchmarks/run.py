@@ -15,7 +15,7 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -39,9 +39,10 @@ def has_rows(name: str) -> bool | None:
 
 
 def measured(name: str, quick: bool):
-    "The rows of a module; where it fails, a last row that says so."
+    "The rows of a module, without bounds where sizes are tiny; where it fails, a last row that says so."
     try:
-        yield from importlib.import_module(name).rows(quick)
+        for row in importlib.import_module(name).rows(quick):
+            yield replace(row, bound='') if quick else row
     except Exception as e:
         if os.environ.get('HIERSEG_DEBUG'):
             raise
@@ -63,15 +64,16 @@ def markdown(rows: list, about: dict) -> str:
     lines = [HEADER, ['---', '---', '--:', '---', '--:', '--:', '---'], *map(cells, rows)]
     table = '\n'.join('| ' + ' | '.join(c.replace('|', '/') for c in line) + ' |' for line in lines)
     versions = ', '.join(f'{k} {v}' for k, v in about['versions'].items())
-    return (f"{table}\n\n*Medians of interleaved pairs; a ratio above 1: hierseg is slower, or larger. {about['date']}, "
-            f"{about['machine']}, {about['threads']} thread(s), {about['clock']} clock, commit {about['commit']}; Python {about['python']}, "
-            f"{versions}.*\n")
+    return (f"{table}\n\n*Medians of interleaved pairs; a ratio above 1: hierseg is slower, or larger. "
+            f"{about['date']}, {about['machine']}, {about['threads']} thread(s), {about['clock']} clock, commit {about['commit']}; "
+            f"Python {about['python']}, {versions}.*\n")
 
 
 def git(*args) -> str:
     "What git says of this checkout; '' outside of one."
     try:
-        return subprocess.run(['git', '-C', str(HERE), *args], capture_output=True, text=True, check=True).stdout.strip()
+        told = subprocess.run(['git', '-C', str(HERE), *args], capture_output=True, text=True, check=True)
+        return told.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ''
 
@@ -95,8 +97,9 @@ def about(threads: int, quick: bool) -> dict:
             versions[library] = version(library)
         except PackageNotFoundError:
             pass
-    return dict(date=datetime.date.today().isoformat(), machine=machine(), device=pairs.device(), threads=threads,
-                clock=pairs.CLOCK, quick=quick, commit=commit + changed, python=platform.python_version(), versions=versions)
+    how = dict(device=pairs.device(), threads=threads, clock=pairs.CLOCK, quick=quick)
+    return dict(date=datetime.date.today().isoformat(), machine=machine(), **how, commit=commit + changed,
+                python=platform.python_version(), versions=versions)
 
 
 def chosen(only: str | None) -> tuple[list, str]:

@@ -36,11 +36,11 @@ class UsageError(ValueError):
 class Stopped(KeyboardInterrupt):
     "Ctrl-C, with something to say about what is kept."
 
-# %% ../nbs/12_cli.ipynb #94e89467
+# %% ../nbs/12_cli.ipynb #413553c9
 def _refusal_text(error):
     "What a refusal says, on one line."
     text = ' '.join(str(error).split()) or type(error).__name__
-    text = re.sub(r"^(Exception occured in `\w+` when calling event `\w+`: )+", '', text)   # fastai's, around it
+    text = re.sub(r"^(Exception occured in `\w+` when calling event `\w+`:(\s|\\n|\\t)+)+", '', text)   # fastai's, around it
     from_system = isinstance(error, OSError) and error.filename and error.strerror
     return f"{error.filename}: {error.strerror}" if from_system else text
 
@@ -189,12 +189,13 @@ def _add_check(p):
     _add_options(p, ('taxonomy', *_DATA_OPTIONS, 'train_ids', 'valid_ids'))
     p.add_argument('--json', type=Path, metavar='F', help="also write the report as JSON")
 
-# %% ../nbs/12_cli.ipynb #6d2634ab
+# %% ../nbs/12_cli.ipynb #afeb4985
 def _free_folder(out):
     "The folder of the experiment, refused where something is in the way."
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: exists already; name a new folder with --out, or go on with --resume {out}")
-    return out
+    if out is None or not out.exists() or out.is_dir() and not any(out.iterdir()): return out
+    from hierseg.training.folder import may_train_into
+    if may_train_into(out): return out
+    raise UsageError(f"{out}: exists already; name a new folder with --out, or go on with --resume {out}")
 
 def _run_train(args):
     "hierseg train"
@@ -222,15 +223,16 @@ def _interruptible(folder, epochs):
 def _resume(args):
     "Go on with an interrupted run: everything but the place of the data is read from its folder."
     typed = {**_typed_options(args), **{k: v for k, v in dict(config=args.config, out=args.out).items() if v}}
-    other = ', '.join(f"--{k.replace('_', '-')}" for k in typed if k != 'data')
+    other = ', '.join(f"--{k.replace('_', '-')}" for k in typed if k not in ('data', 'epochs'))
     if other:
-        why = "--resume goes on with what the experiment's config.yaml says"
+        why = "--resume goes on with what the experiment's config.yaml says (--epochs alone may be larger)"
         raise UsageError(f"{other}: {why}; start a new training to change it")
     from hierseg.training.folder import read_config
     from hierseg.training.run import data_of_experiment, load_experiment, resume_experiment
     dls = data_of_experiment(args.resume, getattr(args, 'data', None))
-    with _interruptible(args.resume, read_config(args.resume).get('epochs')):
-        done, n = resume_experiment(load_experiment(args.resume, dls), args.resume)
+    epochs = getattr(args, 'epochs', None)
+    with _interruptible(args.resume, epochs or read_config(args.resume).get('epochs')):
+        done, n = resume_experiment(load_experiment(args.resume, dls), args.resume, epochs)
     print(f"{args.resume}: went on after epoch {done} of {n}", file=sys.stderr)
     print(args.resume)
 
@@ -241,7 +243,7 @@ def _add_train(p):
                    help="train as a config.yaml says, the study's or an experiment's; options go before it")
     p.add_argument('--out', type=Path, metavar='DIR',
                    help="the experiment's folder; 'DATA_ARCH date' in the current folder by default")
-    p.add_argument('--resume', type=Path, metavar='EXPERIMENT', help="go on with a run that was interrupted")
+    p.add_argument('--resume', type=Path, metavar='EXPERIMENT', help="go on with a run that was interrupted, or with --epochs beyond its end")
     _add_options(p, [n for n, o in TrainConfig.options().items() if o.typed])
 
 # %% ../nbs/12_cli.ipynb #353da58f

@@ -118,7 +118,7 @@ def _plain_node(node, source, error, path=()):
         out[k.value] = _plain_node(v, source, error, here)
     return out
 
-# %% ../nbs/00_core.ipynb #d6f2a47f
+# %% ../nbs/00_core.ipynb #32d7eba5
 def parse_yaml(
     text:str, # YAML
     source:str|Path='the text', # What to call it in error messages

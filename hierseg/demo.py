@@ -15,6 +15,7 @@ from .plotting.curves import plot_history
 from .data.files import find_pairs, read_ids
 from .data.loaders import HierDataLoaders
 from .data.synthetic import make_synthetic
+from .losses.factory import get_loss
 from .training.folder import experiment_folder
 from .training.learner import hier_learner
 from .training.run import load_experiment, seed_everything, train_experiment
@@ -24,8 +25,12 @@ from .evaluation.report import evaluate
 __all__ = ['DEMO_MODEL', 'RUNS', 'scores_table', 'run_demo']
 
 # %% ../nbs/11_demo.ipynb #d3cb866f
-DEMO_MODEL = dict(channels_array=[16, 32, 64], bottleneck_channels=64, block_depth=2)
-RUNS = {'flat': 'ce', 'hierarchical': 'hierarchical'}
+DEMO_MODEL = dict(channels_array=[16, 32, 64, 128, 128], bottleneck_channels=128, block_depth=1)
+RUNS = ('flat', 'hierarchical')
+
+def _loss(name, taxonomy):
+    "Cross-entropy plus Dice, of the leaves or of every level."
+    return get_loss(name, taxonomy) + get_loss(name, taxonomy, 'dice')
 
 def _train(name, data, folder, size, epochs, seed, bs, lr):
     "One of the two models, trained and scored at native size."
@@ -33,7 +38,7 @@ def _train(name, data, folder, size, epochs, seed, bs, lr):
     seed_everything(seed)
     tree = data/'classes_hierarchy.yaml'
     dls = HierDataLoaders.from_folder(data, tree, size=size, augment='flip', bs=bs, num_workers=0)
-    learn = hier_learner(dls, 'unet', loss=RUNS[name], model_params=DEMO_MODEL)
+    learn = hier_learner(dls, 'unet', loss=_loss(name, dls.taxonomy), model_params=DEMO_MODEL)
     train_experiment(learn, folder, epochs, lr, seed, data=dict(path=str(data.resolve()), images=None, masks=None))
     return evaluate(learn, find_pairs(data, ids=read_ids(data/'val_id.txt')), bs=bs).report()
 
@@ -56,7 +61,7 @@ def run_demo(
     epochs:int=14, # For each of the two models
     seed:int=0, # Same seed, same result
     bs:int=8, # Batch size
-    lr:float=3e-3, # Peak learning rate
+    lr:float=1e-2, # Peak learning rate
 ) -> str: # What to print at the end: the table and where the pictures are
     "Draw the data, train a flat and a hierarchical model, compare them."
     out = Path(out)

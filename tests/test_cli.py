@@ -369,7 +369,7 @@ def test_compare_shows_blanks_for_classes_of_another_tree(kept, street, tmp_path
 
 
 MORE_REFUSED = {
-    'resume with options': (['train', '--resume', '{kept}/hier', '--epochs', '9'], '--epochs'),
+    'resume with options': (['train', '--resume', '{kept}/hier', '--size', '9'], '--size'),
     'no checkpoints': (['validate', '{experiment}', '--all-checkpoints'], '--checkpoints all'),
     'unknown level': (['validate', '{kept}/hier', '--all-checkpoints', '--levels', 'level_9'], 'level_9'),
     'unknown weights': (['validate', '{kept}/hier', '--weights', 'epoch_009'], 'epoch_009'),

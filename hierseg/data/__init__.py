@@ -8,7 +8,11 @@ from .transforms import *
 from . import check, files, synthetic, transforms
 
 _LATE = ['DataError', 'TensorHierMask', 'TensorHierLevels', 'HierMask', 'HierImageBlock', 'HierMaskBlock', 'HierResize',
-         'HierAugment', 'HierDataLoaders', 'data_config', 'class_frequencies', 'encode_mask', 'class_indices']
+         'HierAugment', 'HierDataLoaders', 'HierDL', 'data_config', 'class_frequencies', 'encode_mask', 'class_indices',
+         'ImageBands', 'ReadImage', 'ReadMask', 'CheckSizes', 'KeepTaxonomy', 'UnitImage', 'NormalizeInPlace',
+         'SameSize', 'CUSTOM', 'as_taxonomy', 'SegDataset', 'PreparePair', 'Augmenter', 'TorchvisionAugment',
+         'image_statistics', 'pair_lists', 'PairCache', 'open_cache', 'cache_key', 'cache_home', 'KEPT',
+         'plot_frequencies']
 
 __all__ = [*files.__all__, *transforms.__all__, *check.__all__, *synthetic.__all__, *_LATE]
-__getattr__ = lazily(__name__, 'core', 'data.tensors', 'data.loaders')
+__getattr__ = lazily(__name__, 'core', 'data.frequencies', 'data.tensors', 'data.cache', 'data.dataset', 'data.loaders')

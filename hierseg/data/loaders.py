@@ -6,42 +6,54 @@ Docs: https://hierseg.github.io/hierseg/data.loaders.html.md"""
 
 # %% auto #0
 __all__ = ['CUSTOM', 'ReadImage', 'ReadMask', 'CheckSizes', 'KeepTaxonomy', 'HierImageBlock', 'HierMaskBlock', 'as_taxonomy',
-           'HierResize', 'HierAugment', 'data_config', 'SameSize', 'HierDataLoaders', 'class_frequencies']
+           'HierResize', 'HierAugment', 'data_config', 'NormalizeInPlace', 'UnitImage', 'SameSize', 'HierDL',
+           'HierDataLoaders', 'class_frequencies']
 
-# %% ../../nbs/04d_data.loaders.ipynb #9172ad6f
+# %% ../../nbs/04d_data.loaders.ipynb #bfec60f9
 import inspect
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from fastai.data.all import DataLoaders, Datasets, IntToFloatTensor, Normalize, TfmdDL, ToTensor, TransformBlock
 from fastai.torch_core import TensorImage, default_device
-from fastai.vision.core import PILImage, imagenet_stats
+from fastai.vision.core import PILImage
 from fastcore.basics import num_cpus, patch
 from fastcore.meta import delegates
 from fasttransform import ItemTransform, Transform
 
 import fastai.vision.data  # noqa: F401, of two show methods that fit, plum may take the one registered later
 
-from ..core import DataError, one_line
+from ..core import DataError, without_none
 from ..taxonomy.tree import Taxonomy
+from ..taxonomy.tensors import plain_tensor
 from ..config import TrainConfig
-from .files import Pair, random_split, read_image, read_mask, split_pairs
-from .transforms import (MEAN_COLOR, METHODS, PairAugmenter, augment_presets, augmentation_config,
-                                     create_augmentation, fit_image, fit_mask, fit_size, resampler_name)
-from .check import leaf_counts, size_line
-from .tensors import HierMask, TensorHierMask, encode_mask
+from .files import Pair, checked, image_channels, random_split, read_image, read_mask, split_pairs
+from .transforms import (FitPair, MEAN_COLOR, augment_presets, augmentation_config, create_augmentation,
+                                     fill_color, height_width, is_whole, METHODS, resampler_name)
+from .check import image_size, leaf_counts, size_line
+from .tensors import HierMask, ImageBands, TensorHierMask, class_indices, encode_mask
+from .dataset import Augmenter, PreparePair, cache_of, channel_stats, mix
 
-# %% ../../nbs/04d_data.loaders.ipynb #52e2c4af
+# %% ../../nbs/04d_data.loaders.ipynb #eec9a324
 class ReadImage(Transform):
-    "A file, `Pair`, array or Pillow image as an upright RGB `PILImage`; raises `DataError` with the file's name."
+    "A file, `Pair`, array or Pillow image as an upright picture; raises `DataError` with the file's name."
+    def __init__(self,
+        channels:int|None=None, # None for red, green and blue; else the number of channels of an array
+    ):
+        self.channels = channels
+        super().__init__()
+
     def encodes(self, o):
         o = o.image if isinstance(o, Pair) else o
-        im = PILImage(read_image(o))
+        x = read_image(o, self.channels)
+        im = PILImage(x) if self.channels is None else ImageBands(x)
         im.source = o if isinstance(o, (str, Path)) else None
         return im
 
@@ -60,17 +72,18 @@ class ReadMask(Transform):
         source = o if isinstance(o, (str, Path)) else 'mask'
         return HierMask.of(encode_mask(read_mask(o), self.taxonomy, source), self.taxonomy, source)
 
-# %% ../../nbs/04d_data.loaders.ipynb #17229634
+# %% ../../nbs/04d_data.loaders.ipynb #ff15ec52
+def _sizes_differ(image, mask):
+    mask_name, image_name = (getattr(o, 'source', None) for o in (mask, image))
+    return size_line(mask_name or 'mask', mask.size[::-1], image.size[::-1], image_name or '')
+
+# %% ../../nbs/04d_data.loaders.ipynb #18945651
 class CheckSizes(ItemTransform):
     "Refuses an image and a mask of different sizes, by name."
     order = -10
     def encodes(self, xy):
         if len(xy) == 2 and tuple(xy[0].size) != tuple(xy[1].size): raise DataError(_sizes_differ(*xy))
         return xy
-
-def _sizes_differ(image, mask):
-    mask_name, image_name = (getattr(o, 'source', None) for o in (mask, image))
-    return size_line(mask_name or 'mask', mask.size[::-1], image.size[::-1], image_name or '')
 
 # %% ../../nbs/04d_data.loaders.ipynb #9d606603
 def _with_taxonomy(o, taxonomy):
@@ -105,25 +118,13 @@ def HierMaskBlock(
 
 def as_taxonomy(o): return o if isinstance(o, Taxonomy) else Taxonomy(o)
 
-# %% ../../nbs/04d_data.loaders.ipynb #7a1ed06a
-def _is_whole(o): return isinstance(o, (int, np.integer)) and not isinstance(o, bool) and o > 0
+# %% ../../nbs/04d_data.loaders.ipynb #e2db3a8f
+def _like(image, x):
+    "A picture or array as fastai's image of the same kind."
+    if isinstance(image, ImageBands): return ImageBands(x, image.source)
+    return PILImage(x if isinstance(x, Image.Image) else Image.fromarray(np.ascontiguousarray(x)))
 
-# %% ../../nbs/04d_data.loaders.ipynb #e1aa0c0a
-def _size(size):
-    "(height, width), or None for images as they are."
-    if size is None: return None
-    hw = (size, size) if _is_whole(size) else size
-    if not isinstance(hw, (tuple, list)) or len(hw) != 2 or not all(map(_is_whole, hw)):
-        raise ValueError(f"size={size!r}: give a number of pixels, (height, width), "
-                         "or None to leave images as they are")
-    return tuple(int(o) for o in hw)
-
-# %% ../../nbs/04d_data.loaders.ipynb #9d0da146
-def _method(method):
-    if method not in METHODS: raise ValueError(f"method={method!r}: unknown; choose from {', '.join(METHODS)}")
-    return method
-
-# %% ../../nbs/04d_data.loaders.ipynb #d7d64040
+# %% ../../nbs/04d_data.loaders.ipynb #71814a3a
 class HierResize(ItemTransform):
     "Bring image and mask to `size`: squashed, cropped or padded."
     split_idx, order = None, 1
@@ -133,110 +134,127 @@ class HierResize(ItemTransform):
         method:str='squash', # 'squash', 'crop' (training: anywhere, validation: the middle) or 'pad' (void in the mask)
         fill:tuple=MEAN_COLOR, # Colour of the padding
     ):
-        self.size, self.resample, self.method = _size(size), resampler_name(resample), _method(method)
-        self.fill, self.at = tuple(fill), (.5, .5)
+        self.fit, self.at = FitPair(size, resample, method, fill), (.5, .5)
         super().__init__()
 
     def __call__(self, xy, split_idx=None, **kwargs):
-        self.at = torch.rand(2).tolist() if split_idx == 0 and self.method == 'crop' else (.5, .5)
+        self.at = torch.rand(2).tolist() if split_idx == 0 and self.fit.method == 'crop' else (.5, .5)
         return super().__call__(xy, split_idx=split_idx, **kwargs)
 
     def encodes(self, xy):
-        fit = fit_size(xy[0].size[::-1], self.size, self.method, self.at)
-        image = PILImage(fit_image(xy[0], fit, self.resample, self.fill))
-        return [image, *(HierMask.of(fit_mask(np.asarray(m), fit), m.taxonomy, m.source) for m in xy[1:])]
+        image, *masks = xy
+        x = image.x if isinstance(image, ImageBands) else image
+        both = [self.fit(x, np.asarray(m), self.at) for m in masks] or [self.fit(x, None, self.at)]
+        return [_like(image, both[0][0]), *(HierMask.of(c, m.taxonomy, m.source) for (_, c), m in zip(both, masks))]
 
-# %% ../../nbs/04d_data.loaders.ipynb #ceb0d82f
-def _augment_error(source, e):
-    return DataError(f"{source}: the augmentation fails on it: {type(e).__name__}: {one_line(e, 300)}")
-
-# %% ../../nbs/04d_data.loaders.ipynb #c1211956
+# %% ../../nbs/04d_data.loaders.ipynb #8c987295
 class HierAugment(ItemTransform):
-    "An albumentations pipeline for image and mask together, in training only."
+    "An augmentation of image and mask together, in training only."
     split_idx, order = 0, 2
     def __init__(self,
-        augment, # Name of a preset, `A.Compose`, transform or list of them
+        augment, # A preset's name, albumentations, a function of image and mask, or torchvision's transforms
         size=None, # (height, width) that a preset is made for
         order:int=2, # 2 after `HierResize`, 0 before it
+        taxonomy:Taxonomy|None=None, # The tree, for what flips exchange
     ):
-        self.augment = PairAugmenter(create_augmentation(augment, _size(size)) or create_augmentation([]))
+        self.augment = Augmenter(augment, height_width(size), taxonomy)
         super().__init__(order=order)
 
     def encodes(self, xy):
         if len(xy) != 2: return xy
         image, mask = xy
-        try: x, m = self.augment(np.asarray(image), np.asarray(mask), int(torch.randint(2**62, ())))
-        except DataError: raise
-        except Exception as e: raise _augment_error(mask.source or 'mask', e) from e
-        return [PILImage(Image.fromarray(np.ascontiguousarray(x))), HierMask.of(m, mask.taxonomy, mask.source)]
+        seed = int(torch.randint(2**62, ()))
+        x, codes = self.augment(np.asarray(image), np.asarray(mask), seed, mask.source or 'mask')
+        return [_like(image, x), HierMask.of(codes, mask.taxonomy, mask.source)]
 
-# %% ../../nbs/04d_data.loaders.ipynb #1bb89ce9
+# %% ../../nbs/04d_data.loaders.ipynb #4bde697d
 CUSTOM = 'custom'   # stands in a configuration for an augmentation that cannot be written down
 
 def _written(augment):
     "An augmentation as plain values, or 'custom' where one of its steps is a function."
-    if isinstance(augment, str) and augment == CUSTOM: return CUSTOM
+    if isinstance(augment, torch.nn.Module) or isinstance(augment, str) and augment == CUSTOM: return CUSTOM
     create_augmentation(augment, (64, 64))
     try: return augmentation_config(augment)
     except ValueError: return CUSTOM
 
-# %% ../../nbs/04d_data.loaders.ipynb #3d9f5866
-def _stats(normalize):
-    "Mean and std of each channel, or None."
-    if normalize is None or normalize is False: return None
-    imagenet = normalize is True or (isinstance(normalize, str) and normalize == 'imagenet')
-    mean, std = imagenet_stats if imagenet else _two(normalize)
-    try: out = dict(mean=[float(o) for o in mean], std=[float(o) for o in std])
-    except (TypeError, ValueError): out = dict(mean=(), std=())
-    if len(out['mean']) != 3 or len(out['std']) != 3 or min(out['std']) <= 0:
-        raise ValueError(f"normalize={normalize!r}: give 'imagenet', False, or (mean, std) of three numbers each")
-    return out
-
-# %% ../../nbs/04d_data.loaders.ipynb #4f43f8ea
-def _two(o):
-    if isinstance(o, dict) and {*o} == {'mean', 'std'}: return o['mean'], o['std']
-    return o if isinstance(o, (tuple, list)) and len(o) == 2 else ((), ())
+# %% ../../nbs/04d_data.loaders.ipynb #b79a1f79
+def _stats(normalize, channels=3):
+    "Mean and std of each channel, or None; what needs the data, or other channels, stays a word until they are there."
+    word = isinstance(normalize, str) and (normalize == 'data' or normalize == 'imagenet' and channels != 3)
+    if normalize is True: normalize = 'imagenet'
+    return normalize if word else channel_stats(normalize, channels, [])
 
 # %% ../../nbs/04d_data.loaders.ipynb #84396d79
 def _is_preset(augment): return augment is None or augment is False or augment in (*augment_presets(), CUSTOM)
 
-# %% ../../nbs/04d_data.loaders.ipynb #8a6a07fd
+# %% ../../nbs/04d_data.loaders.ipynb #255539fe
+@checked
 def data_config(
     size=TrainConfig.size, # Pixels: one number for a square, (height, width), or None for images as they are
-    resample:str|int=TrainConfig.resample, # Filter for images, one of `RESAMPLERS`
+    resample:str|int=TrainConfig.resample, # Filter: nearest, box, bilinear, hamming, bicubic, lanczos or gaussian
     method:str=TrainConfig.method, # How images come to that size: 'squash', 'crop' or 'pad'
-    augment=TrainConfig.augmentations, # In training: of `augment_presets()`, an `A.Compose`, a list, a dict, a YAML file
-    augment_at:str|None=TrainConfig.augment_at, # 'native' before resizing, 'resized' after; presets after by default
+    augment=TrainConfig.augmentations, # In training: preset, albumentations, YAML file, function, or torchvision's
+    augment_at:str|None=TrainConfig.augment_at, # Before ('native') or after ('resized') resizing; presets after
     bs:int=TrainConfig.bs, # Images a batch
-    normalize=TrainConfig.normalize, # 'imagenet', (mean, std), or False
+    normalize=TrainConfig.normalize, # 'imagenet', 'data' (the training images' own), (mean, std), or False
     seed:int|None=TrainConfig.seed, # Seed of a random split and of the order of training images
     num_workers:int|None=TrainConfig.num_workers, # Processes that load data; by default 0 on a CPU, else up to 8
+    in_channels:int|None=None, # Channels of the images; by default what the first one has, 3 for any picture
+    cache:str|Path|None=None, # 'memory', 'disk' or a folder: keep resized images, so that later epochs are fast
 ) -> dict: # Plain values, ready for YAML; ValueError on what makes no sense
     "The preparation of data, checked and written down."
-    size, written = _size(size), _written(augment)
+    size, written, channels = height_width(size), _written(augment), 3 if in_channels is None else in_channels
     if augment_at is None: augment_at = 'resized' if _is_preset(augment) else 'native'
     if augment_at not in ('native', 'resized'): raise ValueError(f"augment_at={augment_at!r}: choose native or resized")
-    if not _is_whole(bs): raise ValueError(f"bs={bs!r}: give a whole number of images of at least 1")
-    return dict(size=size and list(size), resample=resampler_name(resample), method=_method(method),
-                augment=written, augment_at=augment_at, bs=int(bs), normalize=_stats(normalize),
-                seed=seed, num_workers=num_workers)
+    if method not in METHODS: raise ValueError(f"method={method!r}: unknown; choose from {', '.join(METHODS)}")
+    for name, n in ('bs', bs), ('in_channels', channels):
+        if not is_whole(n): raise ValueError(f"{name}={n!r}: give a whole number of at least 1")
+    if not (cache is None or isinstance(cache, (str, Path)) and str(cache)):
+        raise ValueError(f"cache={cache!r}: give 'memory', 'disk' or a folder")
+    more = without_none(in_channels=in_channels, cache=None if cache is None else str(cache))
+    return dict(size=size and list(size), resample=resampler_name(resample), method=method, augment=written,
+                augment_at=augment_at, bs=int(bs), normalize=_stats(normalize, channels), seed=seed,
+                num_workers=num_workers, **more)
 
-# %% ../../nbs/04d_data.loaders.ipynb #45be8ff9
-def _fill_color(norm): return tuple(round(255 * m) for m in norm['mean']) if norm else MEAN_COLOR
+# %% ../../nbs/04d_data.loaders.ipynb #50c99bb5
+def _augments(augment):
+    "Whether an augmentation does anything, and is at hand."
+    return not (augment is None or augment is False or isinstance(augment, str) and augment in ('none', CUSTOM))
 
-# %% ../../nbs/04d_data.loaders.ipynb #16978123
-def _item_tfms(cfg, augment):
+# %% ../../nbs/04d_data.loaders.ipynb #ca4a5f1b
+def _item_tfms(cfg, augment, taxonomy=None):
     "Transforms of one sample, in order: check, augment before or after resize, to tensor."
-    size, tfms = cfg['size'], [CheckSizes(), ToTensor()]
-    if size: tfms.append(HierResize(size, cfg['resample'], cfg['method'], _fill_color(cfg['normalize'])))
-    if augment in (None, False) or isinstance(augment, str) and augment in ('none', CUSTOM): return tfms
-    return tfms + [HierAugment(augment, size, order=0 if cfg['augment_at'] == 'native' else 2)]
+    size, tfms, channels = cfg['size'], [CheckSizes(), ToTensor()], cfg.get('in_channels') or 3
+    if size: tfms.append(HierResize(size, cfg['resample'], cfg['method'], fill_color(cfg['normalize'], channels)))
+    if not _augments(augment): return tfms
+    return tfms + [HierAugment(augment, size, 0 if cfg['augment_at'] == 'native' else 2, taxonomy)]
 
-# %% ../../nbs/04d_data.loaders.ipynb #96376eb0
+# %% ../../nbs/04d_data.loaders.ipynb #0d0bee9d
+class NormalizeInPlace(Normalize):
+    "fastai's normalisation without two more copies of the batch, which is the loader's own."
+    def encodes(self, x:TensorImage):
+        plain_tensor(x).sub_(plain_tensor(self.mean)).div_(plain_tensor(self.std))
+        return x
+
+# %% ../../nbs/04d_data.loaders.ipynb #801bae75
 def _batch_tfms(cfg, taxonomy):
     norm = cfg['normalize']
-    normalize = [Normalize.from_stats(norm['mean'], norm['std'], cuda=False)] if norm else []
-    return [IntToFloatTensor(), KeepTaxonomy(taxonomy)] + normalize
+    normalize = [NormalizeInPlace.from_stats(norm['mean'], norm['std'], cuda=False)] if norm else []
+    return [UnitImage(cfg.get('in_channels', 3) != 3), KeepTaxonomy(taxonomy)] + normalize
+
+# %% ../../nbs/04d_data.loaders.ipynb #11a995eb
+class UnitImage(Transform):
+    "Images from 0 to 1: bytes divided by 255, floating-point values as they are."
+    order = 10
+    def __init__(self,
+        deep:bool=False, # Whether images are floating-point, so that decoding leaves them so
+    ):
+        self.deep = deep
+        super().__init__()
+    def encodes(self, o:TensorImage):
+        x = plain_tensor(o)
+        return o if x.is_floating_point() else x.float().div_(255).as_subclass(TensorImage)
+    def decodes(self, o:TensorImage): return o.clamp(0, 1) if self.deep else (o.clamp(0, 1) * 255).long()
 
 # %% ../../nbs/04d_data.loaders.ipynb #6119c4e7
 class SameSize(Transform):
@@ -248,29 +266,72 @@ class SameSize(Transform):
             raise DataError(f"images of different sizes cannot share a batch, here {two}: give size=, or bs=1")
         return samples
 
-# %% ../../nbs/04d_data.loaders.ipynb #30f2250b
-def _datasets(train, valid, taxonomy):
+# %% ../../nbs/04d_data.loaders.ipynb #aa9d3da0
+class HierDL(TfmdDL):
+    "A fastai loader that prepares pairs of files in one go, the same for any number of loading processes."
+    cache = draw = channels = None
+    def _fast(self):
+        "How to prepare a pair, or None where fastai's way is asked for."
+        fs = getattr(self.after_item, 'fs', None)
+        if fs is None or any(type(f) not in (CheckSizes, ToTensor, HierResize, HierAugment) for f in fs): return None
+        tls = getattr(self.dataset, 'tls', ())
+        if len(tls) != 2 or not isinstance(read := tls[1].tfms.fs[0] if tls[1].tfms.fs else None, ReadMask): return None
+        resize, augment = (next((f for f in fs if isinstance(f, t)), None) for t in (HierResize, HierAugment))
+        native = augment is not None and augment.order < HierResize.order
+        fit, draw = resize and resize.fit, augment and augment.augment
+        return PreparePair(read.taxonomy, fit, draw, native, tls[0].tfms.fs[0].channels)
+
+    def before_iter(self):
+        super().before_iter()
+        self.fast = self._fast()
+        drawn = self.fast and (self.fast.augment or self.fast.fit and self.fast.fit.method == 'crop')
+        training = getattr(self.dataset, 'split_idx', None) == 0
+        self.draw = int(torch.randint(2**62, ())) if drawn and training else None
+
+    def do_item(self, s):
+        fast = self.__dict__.get('fast')
+        item = None if fast is None or s is None else self.dataset.items[s]
+        if type(item) is not Pair or not isinstance(item.image, (str, Path)): return super().do_item(s)
+        x, codes = fast(item, None if self.draw is None else mix(self.draw, s), self.cache, s)
+        x = torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1))).as_subclass(TensorImage)
+        return x, torch.from_numpy(class_indices(codes)).as_subclass(TensorHierMask)
+
+# %% ../../nbs/04d_data.loaders.ipynb #7f38a44f
+def _datasets(train, valid, taxonomy, channels=None):
     "fastai `Datasets` of pairs, in two splits."
     n = len(train)
-    splits = [list(range(n)), list(range(n, n + len(valid)))]
-    return Datasets([*train, *valid], tfms=[[ReadImage()], [ReadMask(taxonomy)]], splits=splits, do_setup=False)
+    splits, tfms = [list(range(n)), list(range(n, n + len(valid)))], [[ReadImage(channels)], [ReadMask(taxonomy)]]
+    return Datasets([*train, *valid], tfms=tfms, splits=splits, do_setup=False)
 
 # %% ../../nbs/04d_data.loaders.ipynb #5b529b50
 def _workers(n, device): return n if n is not None else 0 if torch.device(device).type == 'cpu' else min(8, num_cpus())
 
-# %% ../../nbs/04d_data.loaders.ipynb #11f74502
-def _train_dl(dset, cfg, augment, taxonomy, device, dl_type=TfmdDL, val_bs=None, shuffle=True, drop_last=None,
+# %% ../../nbs/04d_data.loaders.ipynb #6da3500d
+def _train_dl(dset, cfg, augment, taxonomy, device, dl_type=HierDL, val_bs=None, shuffle=True, drop_last=None,
               **kwargs):
     "The loader of the training split, which the others are made from."
     drop_last = shuffle and len(dset) >= cfg['bs'] if drop_last is None else drop_last
-    tfms = dict(after_item=_item_tfms(cfg, augment), before_batch=SameSize(), after_batch=_batch_tfms(cfg, taxonomy))
+    tfms = dict(after_item=_item_tfms(cfg, augment, taxonomy), before_batch=SameSize(),
+                after_batch=_batch_tfms(cfg, taxonomy))
     dl = dl_type(dset, bs=cfg['bs'], shuffle=shuffle, drop_last=drop_last, device=device,
                  num_workers=_workers(cfg['num_workers'], device), **tfms, **kwargs)
     dl._n_inp, dl._types = 1, {tuple: [TensorImage, TensorHierMask]}
     if cfg['seed'] is not None: dl.rng = random.Random(cfg['seed'])
     return dl
 
-# %% ../../nbs/04d_data.loaders.ipynb #301f6af7
+# %% ../../nbs/04d_data.loaders.ipynb #e29a54f2
+def _refuse_huge_batch(cfg, pairs, channels):
+    "Raises `DataError` for a batch of more than 4 GiB, or what the environment's HIERSEG_MAX_GIB says."
+    sizes = [cfg['size']] if cfg['size'] else [image_size(p.image) for p in pairs if channels == 3]
+    if not sizes: return
+    h, w = max(sizes, key=lambda s: s[0] * s[1])
+    gib, limit = cfg['bs'] * h * w * (4 * channels + 8) / 2**30, float(os.environ.get('HIERSEG_MAX_GIB') or 4)
+    if gib <= limit: return
+    raise DataError(f"a batch of {cfg['bs']} images of {w}x{h} pixels takes {gib:.1f} GiB; "
+                    "give a smaller size= or bs=, "
+                    f"or allow it with the environment variable HIERSEG_MAX_GIB={int(gib) + 1}")
+
+# %% ../../nbs/04d_data.loaders.ipynb #27ee4970
 _FILE_NAMES = dict(batch_size='bs', augmentations='augment')    # as config.yaml spells them
 _DL_ARGS = ('shuffle', 'drop_last', 'val_bs', 'pin_memory', 'persistent_workers', 'timeout', 'n', 'dl_type')
 
@@ -279,27 +340,47 @@ def _take_config(kwargs, known=_DL_ARGS):
     kwargs = {_FILE_NAMES.get(k, k): v for k, v in kwargs.items()}
     names = inspect.signature(data_config).parameters
     wrong = next((k for k in kwargs if k not in names and k not in known), None)
-    if wrong: raise ValueError(f"{wrong}: unknown argument; known are {', '.join([*names, *known])}")
+    if wrong: raise DataError(f"{wrong}: unknown argument; known are {', '.join([*names, *known])}")
     return {k: v for k, v in kwargs.items() if k in names}, {k: v for k, v in kwargs.items() if k not in names}
 
-# %% ../../nbs/04d_data.loaders.ipynb #e95547e7
+# %% ../../nbs/04d_data.loaders.ipynb #3025ccb9
+def _of_the_data(given, train):
+    "The configuration of given arguments, completed by what the training images say; refuses what is too large."
+    said = isinstance(given.get('in_channels'), int) and given['in_channels']
+    channels = said or image_channels(train[0].image)
+    config = data_config(**given) if said or channels == 3 else data_config(**{**given, 'in_channels': channels})
+    _refuse_huge_batch(config, train, channels)
+    return {**config, 'normalize': channel_stats(config['normalize'], channels, train)}
+
+# %% ../../nbs/04d_data.loaders.ipynb #23234e30
 class HierDataLoaders(DataLoaders):
     "Images and masks with a taxonomy; beside fastai's attributes: `taxonomy`, `data_config`, `split_ids`, `items`."
     @classmethod
     def _build(cls, train, valid, taxonomy, path, config, augment, device=None, **kwargs):
-        taxonomy = as_taxonomy(taxonomy)
+        taxonomy, channels = as_taxonomy(taxonomy), config.get('in_channels')
         device = torch.device(device if device is not None else default_device())
-        dsets = _datasets(train, valid, taxonomy)
+        dsets = _datasets(train, valid, taxonomy, None if channels == 3 else channels)
         for part in (dsets.subset(i) for i, s in enumerate((train, valid)) if s): CheckSizes()(part[0])
         dl = _train_dl(dsets.subset(0), config, augment, taxonomy, device, **kwargs)
         bs = kwargs.get('val_bs') or config['bs']
         valid_dl = dl.new(dsets.subset(1), bs=bs, shuffle=False, drop_last=False, n=None)
         dls = cls(dl, valid_dl, path=path, device=device)
         dls.data_config, dls.split_ids = config, dict(train=[p.stem for p in train], valid=[p.stem for p in valid])
+        dls.in_channels = dls.n_channels = channels or 3
+        dls._open_caches()
         return dls
+
+    def _open_caches(self):
+        "Loaders of pairs find what they have prepared before, where the configuration says so."
+        for dl in (self.train, self.valid) if self.data_config.get('cache') else ():
+            if (fast := dl._fast() if isinstance(dl, HierDL) else None) is None:
+                raise DataError("cache= works with pairs of files and our own transforms")
+            dl.cache = cache_of(self.data_config['cache'], list(dl.dataset.items), fast if dl is self.train else
+                                PreparePair(fast.taxonomy, fast.fit, channels=fast.channels))
 
     @classmethod
     @delegates(data_config)
+    @checked
     def from_pairs(cls,
         train:list, # `Pair`s to train on
         valid:list, # `Pair`s to validate on
@@ -312,17 +393,18 @@ class HierDataLoaders(DataLoaders):
         given, dl_args = _take_config(kwargs)
         if not train or not valid:
             raise DataError(f"the {'validation' if train else 'training'} split is empty: it lists no image")
-        augment = given.get('augment', TrainConfig.augmentations)
-        return cls._build(train, valid, taxonomy, path, data_config(**given), augment, device, **dl_args)
+        config, augment = _of_the_data(given, train), given.get('augment', TrainConfig.augmentations)
+        return cls._build(train, valid, taxonomy, path, config, augment, device, **dl_args)
 
     @property
     def items(self) -> list:
         "All pairs, those of training first."
         return [*self.train_ds.items, *self.valid_ds.items]
 
-# %% ../../nbs/04d_data.loaders.ipynb #3e2e5b3c
+# %% ../../nbs/04d_data.loaders.ipynb #4b1d9a42
 @patch(cls_method=True)
 @delegates(data_config, but=['seed'])
+@checked
 def from_folder(cls:HierDataLoaders,
     path:str|Path, # Folder of the data set
     taxonomy:Taxonomy|dict|str|Path, # The tree, a mapping or a YAML file
@@ -341,9 +423,10 @@ def from_folder(cls:HierDataLoaders,
     split = split_pairs(path, images, masks, train_ids, valid_ids, valid_pct, seed, train, valid)
     return cls.from_pairs(*split, taxonomy, path=path, device=device, seed=seed, **kwargs)
 
-# %% ../../nbs/04d_data.loaders.ipynb #572a4316
+# %% ../../nbs/04d_data.loaders.ipynb #409dc481
 @patch(cls_method=True)
 @delegates(data_config)
+@checked
 def from_ids(cls:HierDataLoaders,
     path:str|Path, # Folder of the data set
     taxonomy:Taxonomy|dict|str|Path, # The tree, a mapping or a YAML file
@@ -379,10 +462,9 @@ def _df_pairs(df, image_col, mask_col, path):
     if twice is not None: raise DataError(f"{twice}: listed twice in the table; remove one of the rows")
     return out
 
-# %% ../../nbs/04d_data.loaders.ipynb #be9d9f04
+# %% ../../nbs/04d_data.loaders.ipynb #4fd7ec44
 _VALID_WORDS = {**dict.fromkeys(('true', '1', 'valid', 'val', 'validation'), True),
                 **dict.fromkeys(('false', '0', 'train'), False)}
-
 def _is_valid(v):
     "Whether a cell of the validation column says validation."
     key = str(v).strip().lower().removesuffix('.0')
@@ -390,15 +472,17 @@ def _is_valid(v):
         raise DataError(f"{v!r} in the validation column: write True or False, 1 or 0, train or valid")
     return _VALID_WORDS[key]
 
+# %% ../../nbs/04d_data.loaders.ipynb #743df6c4
 def _random_rows(n, valid_pct, seed):
     valid = set(random_split(list(range(n)), .2 if valid_pct is None else valid_pct, seed)[1])
     return [i in valid for i in range(n)]
 
-# %% ../../nbs/04d_data.loaders.ipynb #8fc46a8f
+# %% ../../nbs/04d_data.loaders.ipynb #f69a4774
 @patch(cls_method=True)
 @delegates(data_config, but=['seed'])
+@checked
 def from_df(cls:HierDataLoaders,
-    df, # pandas table, one row a pair
+    df:pd.DataFrame, # One row a pair
     taxonomy:Taxonomy|dict|str|Path, # The tree, a mapping or a YAML file
     image_col:int|str=0, # Column with image files
     mask_col:int|str=1, # Column with mask files
@@ -441,16 +525,18 @@ def test_dl(self:HierDataLoaders,
     items = [_test_item(o, with_labels) for o in ([test_items] if single else test_items)]
     return DataLoaders.test_dl(self, items, rm_type_tfms=0, with_labels=with_labels, **kwargs)
 
-# %% ../../nbs/04d_data.loaders.ipynb #4c810525
+# %% ../../nbs/04d_data.loaders.ipynb #cd59552d
 @patch
 def new_empty(self:HierDataLoaders):
     "The same transforms without the items: what a learner exports."
     dls = DataLoaders.new_empty(self)
     dls.data_config, dls.split_ids = self.data_config, self.split_ids
+    dls.in_channels = dls.n_channels = self.in_channels
     return dls
 
-# %% ../../nbs/04d_data.loaders.ipynb #12ededd2
+# %% ../../nbs/04d_data.loaders.ipynb #35bfffe6
 @patch(cls_method=True)
+@checked
 def from_config(cls:HierDataLoaders,
     config:dict, # `dls.data_config`; keys that are none of its own are left alone
     taxonomy:Taxonomy|dict|str|Path, # The tree, a mapping or a YAML file
@@ -462,20 +548,22 @@ def from_config(cls:HierDataLoaders,
     ours = data_config(**{k: v for k, v in config.items() if k in names})
     return cls._build([], [], taxonomy, path, ours, 'none', device)
 
-# %% ../../nbs/04d_data.loaders.ipynb #82bde1db
+# %% ../../nbs/04d_data.loaders.ipynb #7d71338f
 @patch
 def set_normalize(self:HierDataLoaders,
     mean=None, # Of the three channels, images from 0 to 1; None for no normalisation
     std=None, # Of the three channels
 ):
     "Normalise with other statistics, such as those of a pretrained encoder."
-    self.data_config = {**self.data_config, 'normalize': _stats(None if mean is None else (mean, std))}
+    stats = _stats(None if mean is None else (mean, std), self.in_channels)
+    self.data_config = {**self.data_config, 'normalize': stats}
     tfms = _batch_tfms(self.data_config, self.taxonomy)
     for dl in self.loaders:
         dl.after_batch = type(dl.after_batch)(tfms)
         if dl.device is not None: dl.to(dl.device)
         for t in dl.after_item.fs:
-            if isinstance(t, HierResize): t.fill = _fill_color(self.data_config['normalize'])
+            if isinstance(t, HierResize): t.fit.fill = fill_color(stats, self.in_channels)
+    self._open_caches()
 
 # %% ../../nbs/04d_data.loaders.ipynb #f8c53a03
 def _mask_counts(item, taxonomy):
@@ -491,19 +579,23 @@ def _dls_counter(dset):
     def count(i, taxonomy): return np.bincount(np.asarray(masks[i]).ravel(), minlength=taxonomy.n_leaves + 1)[1:]
     return count, range(len(masks))
 
-# %% ../../nbs/04d_data.loaders.ipynb #c9d3c386
+# %% ../../nbs/04d_data.loaders.ipynb #4c69da04
+@checked
 def class_frequencies(
-    data, # `DataLoaders`, of which the training split is counted, or a list of `Pair`s or mask files
-    taxonomy:Taxonomy|None=None, # The tree; that of the loaders by default
+    data:DataLoaders|Iterable, # Of loaders the training split is counted; or `Pair`s, or mask files
+    taxonomy:Taxonomy|dict|str|Path|None=None, # The tree; that of the loaders by default
     progress:Callable|None=None, # Called with (done, total)
     n_workers:int=2, # Threads
-) -> np.ndarray: # int64 (n_leaves,) pixels; void is not counted
+    per_image:bool=False, # A row an image, as median-frequency balancing needs; else their sum
+) -> np.ndarray: # int64 (n_leaves,) pixels, or (n_images, n_leaves); void is not counted
     "The number of pixels of each leaf; raises `DataError` with the file's name."
     if isinstance(data, DataLoaders): taxonomy, count, items = taxonomy or data.taxonomy, *_dls_counter(data.train_ds)
     else: count, items = _mask_counts, list(data)
-    taxonomy, total = as_taxonomy(taxonomy), 0
+    taxonomy, rows = as_taxonomy(taxonomy), []
+    total = np.zeros(taxonomy.n_leaves, np.int64)
     with ThreadPoolExecutor(n_workers) as pool:
         for i, c in enumerate(pool.map(lambda o: count(o, taxonomy), items)):
-            total = total + c
+            if per_image: rows.append(c)
+            else: total += c
             if progress: progress(i + 1, len(items))
-    return np.asarray(total) + np.zeros(taxonomy.n_leaves, np.int64)
+    return np.array(rows, np.int64).reshape(-1, taxonomy.n_leaves) if per_image else total

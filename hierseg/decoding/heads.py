@@ -209,7 +209,7 @@ def check_same_tree(obj, taxonomy):
     if obj.taxonomy is taxonomy or obj.taxonomy == taxonomy: return obj
     raise ValueError(f"this {type(obj).__name__} was made for another taxonomy: {obj.taxonomy!r}, not {taxonomy!r}")
 
-# %% ../../nbs/05_decoding.heads.ipynb #e144b26e
+# %% ../../nbs/05_decoding.heads.ipynb #741e8b61
 _PLAIN = {'int': numbers.Integral, 'float': numbers.Real, 'str': str, 'bool': bool, 'list': (list, tuple), 'dict': dict}
 
 def _fits(value, annotation):
@@ -223,7 +223,8 @@ def check_arguments(cls, params, skip=1):
     "The arguments for a class, if it takes them; `skip` of its parameters are given otherwise."
     known = dict(list(inspect.signature(cls).parameters.items())[skip:])
     for k, v in params.items():
-        if k not in known: raise ValueError(f"{k}: {cls.__name__} takes no such argument; it takes {', '.join(known) or 'none'}")
+        if k not in known:
+            raise ValueError(f"{k}: {cls.__name__} takes no such argument; it takes {', '.join(known) or 'none'}")
         if not _fits(v, known[k].annotation):
             raise ValueError(f"{k}: {cls.__name__} takes {known[k].annotation}, not {type(v).__name__} ({str(v)[:40]})")
     return params

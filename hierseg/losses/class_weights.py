@@ -78,4 +78,4 @@ def _warn_huge(weights, taxonomy):
 def resolve_class_weights(weights, dls, taxonomy):
     "Class weights for every level: as given, or counted once from the training masks by the scheme of that name."
     if not isinstance(weights, str): return weights
-    return class_weights_from_counts(class_frequencies(dls, taxonomy), taxonomy, weights)
+    return class_weights_from_counts(class_frequencies(dls, taxonomy, per_image=weights == 'median'), taxonomy, weights)

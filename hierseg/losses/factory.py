@@ -68,7 +68,7 @@ def _flat_base(loss, base_loss):
     raise ValueError(f"loss {loss!r} is a flat loss and takes no base_loss {base_loss!r}; "
                      "use loss='hierarchical' or 'flat' with it")
 
-# %% ../../nbs/06d_losses.factory.ipynb #4e262d0e
+# %% ../../nbs/06d_losses.factory.ipynb #562e40d8
 def loss_from_config(
     config:dict|str, # What `loss.config` gave, or a name
     taxonomy:Taxonomy, # The tree
@@ -76,7 +76,8 @@ def loss_from_config(
 ) -> TaxonomyLoss: # Raises `ValueError` for an unknown class or a custom callable
     "The loss that a config describes."
     if isinstance(config, str): return get_loss(config, taxonomy, **kwargs)
-    if not isinstance(config, dict): raise ValueError(f"a loss is a name or a mapping with __class__, not {config!r:.60}")
+    if not isinstance(config, dict):
+        raise ValueError(f"a loss is a name or a mapping with __class__, not {config!r:.60}")
     params = {**{k: v for k, v in config.items() if k != '__class__'}, **kwargs}
     name = config.get('__class__')
     if isinstance(name, str) and name in FLAT_NAMES: return get_loss(name, taxonomy, **params)

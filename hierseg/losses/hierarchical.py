@@ -159,12 +159,18 @@ def check_class_weights(weights, taxonomy):
     levels = zip(weights, taxonomy.n_classes, taxonomy.level_names)
     return [None if w is None else check_weight(w, k, name) for w, k, name in levels]
 
+# %% ../../nbs/06b_losses.hierarchical.ipynb #35003fde
+def class_weights_config(weights):
+    "Class weights of levels as a config holds them."
+    if weights is None or all(w is None for w in weights): return None
+    return [None if w is None else w.tolist() for w in weights]
+
 # %% ../../nbs/06b_losses.hierarchical.ipynb #a590e558
 def follow_device(loss, output):
     "Move a loss's buffers to where the output is."
     if next(loss.buffers(), output).device != output.device: loss.to(output.device)
 
-# %% ../../nbs/06b_losses.hierarchical.ipynb #9698305f
+# %% ../../nbs/06b_losses.hierarchical.ipynb #fb90271c
 class HierarchicalLoss(TaxonomyLoss, name='hierarchical'):
     "Sum over levels of a base loss on the level's log-probabilities and the lifted mask (Muller & Smith 2020)."
     def __init__(self,
@@ -203,7 +209,7 @@ class HierarchicalLoss(TaxonomyLoss, name='hierarchical'):
         return {l: self.bases[l].from_log_probs(logps[l], ys[l], self.reduction) for l in which}
     def _at_once(self, output):
         "Whether every level is plain cross-entropy of summed leaf probabilities, and on a CPU."
-        sums = type(self.head).level_log_probs is Head.level_log_probs
+        sums = type(self.head).level_log_probs is Head.level_log_probs and not self.taxonomy.coarse
         return sums and output.device.type == 'cpu' and all(type(b) is CELoss for b in self.bases)
     def _all_levels(self, output, target, which):
         "The same as `_levels`, in one pass."
@@ -212,22 +218,23 @@ class HierarchicalLoss(TaxonomyLoss, name='hierarchical'):
         levels = level_cross_entropy(z, target, self.taxonomy, self.leaf_weight, self.reduction, self.ignore_index)
         return {l: levels[l] for l in which}
     def _params(self):
-        return dict(base_loss=_same([b.config for b in self.bases]), class_weights=_lists(self.class_weights),
-                    level_weights=None if set(self.level_weights) == {1.} else self.level_weights)
+        level_weights = None if set(self.level_weights) == {1.} else self.level_weights
+        class_weights = class_weights_config(self.class_weights)
+        return dict(base_loss=_same([b.config for b in self.bases]), class_weights=class_weights, level_weights=level_weights)
 
 def _same(configs): return configs[0] if all(c == configs[0] for c in configs) else configs
 
-def _lists(weights):
-    "Class weights of levels as a config holds them."
-    if weights is None or all(w is None for w in weights): return None
-    return [None if w is None else w.tolist() for w in weights]
+# %% ../../nbs/06b_losses.hierarchical.ipynb #d56822ed
+def leaf_target(target, taxonomy):
+    "The mask on the last level: coarse pixels as void."
+    return decompose_mask(target, taxonomy)[-1] if taxonomy.coarse else target
 
 # %% ../../nbs/06b_losses.hierarchical.ipynb #02b515cf
 def _last_vector(weights):
     "The weights of the last level, where there is one vector a level; a vector as it is."
     return weights[-1] if len(weights) and np.ndim(weights[-1]) > 0 else weights
 
-# %% ../../nbs/06b_losses.hierarchical.ipynb #6b062f2a
+# %% ../../nbs/06b_losses.hierarchical.ipynb #d530206f
 class FlatLoss(TaxonomyLoss, name='flat'):
     "A base loss on the leaves alone: the flat baseline."
     def __init__(self,
@@ -245,7 +252,8 @@ class FlatLoss(TaxonomyLoss, name='flat'):
         self.base = get_base_loss(base_loss, self.class_weights, self.ignore_index)
     def terms(self, output, target, *extra):
         follow_device(self, output)
-        loss = self.base.from_log_probs(self.head.leaf_log_probs(output), target, self.reduction)
+        log_p, y = self.head.leaf_log_probs(output), leaf_target(target, self.taxonomy)
+        loss = self.base.from_log_probs(log_p, y, self.reduction)
         return {self.taxonomy.level_names[-1]: loss}
     def _params(self):
         weights = None if self.class_weights is None else self.class_weights.tolist()

@@ -18,9 +18,9 @@ from .kernel import can_run_native, native_backward, native_forward, native_tree
 # %% auto #0
 __all__ = ['leaf_weights', 'level_cross_entropy']
 
-# %% ../../nbs/06ab_losses.level_ce.ipynb #4c57e488
+# %% ../../nbs/06ab_losses.level_ce.ipynb #b372a952
 def splitting_nodes(lift):
-    "Node ids of the paths, parents of inner nodes and of leaves, and new nodes a level, from (n_levels, n_leaves) classes."
+    "Node ids of the paths, parents of inner nodes and of leaves, new nodes a level; lift is (n_levels, n_leaves)."
     L, K = lift.shape
     path, parents, steps = np.empty_like(lift), [0], []
     above, size_above = np.full(K, K), np.full(K, K)
@@ -125,9 +125,9 @@ def plain_forward(tree, z, y, weight, ignore_index):
     log_p.masked_fill_(void, 0)
     return -(log_p * w).sum(2), w.sum(2).expand(tree.L, -1), p, log_p, y, w, rare
 
-# %% ../../nbs/06ab_losses.level_ce.ipynb #35df8304
+# %% ../../nbs/06ab_losses.level_ce.ipynb #14285a3e
 def plain_backward(tree, z, scale, p, log_p, y, w, rare):
-    "(B, K, n) gradient of Σ scale · num, for scale (L, B): p_k times the terms of the inner nodes above k, and the true leaf's."
+    "(B, K, n) gradient of Σ scale · num, for scale (L, B): p_k times terms of the nodes above k, and the true leaf's."
     factor, most = p.new_zeros(len(p), tree.J + 1, p.shape[2]), -np.log(torch.finfo(p.dtype).tiny)
     c = p.new_zeros(())
     for l in range(tree.L):

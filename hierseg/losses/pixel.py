@@ -174,7 +174,7 @@ class FocalLoss(PixelLoss, name='focal'):
         w = self.pixel_weights(target, log_probs)
         return reduce_pixels(loss if self.weight is None else loss * w, w, reduction or self.reduction)
 
-# %% ../../nbs/06_losses.pixel.ipynb #2684573a
+# %% ../../nbs/06_losses.pixel.ipynb #522e6e86
 class CEDiceLoss(PixelLoss, name='ce_dice'):
     "Cross-entropy plus Dice, 0 on void."
     def __init__(self,
@@ -189,18 +189,18 @@ class CEDiceLoss(PixelLoss, name='ce_dice'):
         super().__init__(weight, ignore_index, reduction)
         if min(ce, dice) < 0: raise ValueError(f"CEDiceLoss: factors are {ce} and {dice}; neither may be negative")
         self.ce, self.dice = ce, dice
-        self.parts = nn.ModuleList([CELoss(weight, ignore_index), DiceLoss(weight, ignore_index, smooth=smooth, per_image=per_image)])
+        self.ce_loss = CELoss(weight, ignore_index)
+        self.dice_loss = DiceLoss(weight, ignore_index, smooth=smooth, per_image=per_image)
     def with_weight(self, weight):
         new = super().with_weight(weight)
-        new.parts = nn.ModuleList(p.with_weight(weight) for p in new.parts)
+        new.ce_loss, new.dice_loss = new.ce_loss.with_weight(weight), new.dice_loss.with_weight(weight)
         return new
     def _params(self):
-        factors = without_none(ce=None if self.ce == 1 else self.ce, dice=None if self.dice == 1 else self.dice)
-        smooth, per_image = self.parts[1].smooth or None, self.parts[1].per_image or None
-        return dict(**factors, **without_none(smooth=smooth, per_image=per_image))
+        return {k: v for k, v in (('ce', self.ce), ('dice', self.dice)) if v != 1} | self.dice_loss._params()
     def from_log_probs(self, log_probs, target, reduction=None):
-        ce, dice = (p.from_log_probs(log_probs, target, reduction or self.reduction) for p in self.parts)
-        return self.ce * ce + self.dice * dice
+        reduction = reduction or self.reduction
+        ce = self.ce_loss.from_log_probs(log_probs, target, reduction)
+        return self.ce * ce + self.dice * self.dice_loss.from_log_probs(log_probs, target, reduction)
 
 # %% ../../nbs/06_losses.pixel.ipynb #9753eaa2
 def per_pixel_fastai(loss):

@@ -44,7 +44,7 @@ def oklab(
     x = np.where(x <= .04045, x/12.92, ((x + .055)/1.055)**2.4)
     return np.cbrt(x @ np.linalg.inv(_RGB).T) @ np.linalg.inv(_LMS).T
 
-# %% ../../nbs/03_plotting.colors.ipynb #9054c29c
+# %% ../../nbs/03_plotting.colors.ipynb #0e8aacd7
 BACKGROUND_COLOR, VOID_COLOR = (43, 44, 50), (250, 250, 250)
 _BASES = [(250, .64), (72, .73), (162, .5), (345, .64), (118, .84), (313, .5), (202, .83), (12, .76)]   # hue, lightness
 
@@ -55,7 +55,8 @@ def _bases(n):
 
 def _width(bases, i, n=1):
     "How far the hues of branch `i` with `n` leaves may spread, in degrees: most of the way to its neighbours."
-    gaps = [abs((h - bases[i][0] + 180) % 360 - 180) for j, (h, _) in enumerate(bases) if j != i]
+    away = [] if len(bases) > len(_BASES) else [abs((h - bases[i][0] + 180) % 360 - 180) for h, _ in bases]
+    gaps = [g for j, g in enumerate(away) if j != i] or [360/len(bases)]*(len(bases) > 1)      # many stand evenly
     few, gap = n <= 5, min(gaps, default=300.)
     return min(64., .7*gap) if few else min(64. + 25*(n - 5), max(.75*gap, min(64., .7*gap)))
 
@@ -123,7 +124,7 @@ def _fill_chain(out, mid):
     chain = [k for k, v in out.items() if v is None]
     return {**out, **{k: (max(l - .05*i, .4), .12, h) for i, k in enumerate(chain)}}
 
-# %% ../../nbs/03_plotting.colors.ipynb #9a700b90
+# %% ../../nbs/03_plotting.colors.ipynb #e412d010
 def _hex_rgb(color):
     "'#rrggbb' to three ints."
     return tuple(int(color[i:i+2], 16) for i in (1, 3, 5))
@@ -134,16 +135,15 @@ def _overrides(taxonomy):
     named = {i: by[p[-1]] for i, p in enumerate(taxonomy.node_paths) if p[-1] in by}
     return {**named, **{taxonomy.find_nodes(k)[0]: rgb for k, rgb in by.items() if '/' in k}}
 
-def _free(color, taken):
-    "`color`, or the nearest to it in a fixed walk that is not in `taken`."
-    rng = np.random.default_rng(0)
+def _free(color, taken, rng):
+    "`color`, or the nearest to it in a seeded walk that is not in `taken`."
     out, reach = tuple(color), 6
     while out in taken:
         out = tuple(int(c) for c in np.clip(np.array(color) + rng.integers(-reach, reach + 1, 3), 0, 240))
         reach += 1
     return out
 
-# %% ../../nbs/03_plotting.colors.ipynb #aedc344a
+# %% ../../nbs/03_plotting.colors.ipynb #1a3085b9
 def node_colors(
     taxonomy:Taxonomy, # The tree
 ) -> np.ndarray: # uint8 (n_nodes, 3): RGB of every node, in the order of `taxonomy.node_names`
@@ -154,9 +154,9 @@ def _node_colors(taxonomy):
     own = _overrides(taxonomy)
     lch, out = _node_lch(taxonomy, own), np.zeros((taxonomy.n_nodes, 3), np.uint8)
     if taxonomy.bg_index is not None: out[0] = own.get(0, BACKGROUND_COLOR)
-    taken = {tuple(own[k]) for k in own} | {BACKGROUND_COLOR, VOID_COLOR}
+    taken, rng = {tuple(own[k]) for k in own} | {BACKGROUND_COLOR, VOID_COLOR}, np.random.default_rng(0)
     for node in sorted(lch):
-        out[node] = own[node] if node in own else _free([int(c) for c in _oklch_rgb(*lch[node])], taken)
+        out[node] = own[node] if node in own else _free([int(c) for c in _oklch_rgb(*lch[node])], taken, rng)
         taken.add(tuple(int(c) for c in out[node]))
     return out
 

@@ -96,12 +96,15 @@ def _branch(ax, x0, y0, x1, y1):
 
 def _grey(ax, x, y, text, size, color='.35', **kwargs): ax.text(x, y, text, fontsize=size, color=color, **kwargs)
 
-# %% ../../nbs/03a_plotting.pictures.ipynb #dfccabc5
+# %% ../../nbs/03a_plotting.pictures.ipynb #fa25ee8a
 def plot_taxonomy(
     taxonomy:Taxonomy, # The tree
     width:float|None=None, # Of the figure in inches; by default as wide as the levels need
 ) -> Figure: # Constrained layout
-    "Draw the tree with its colours: levels from left to right, raw ids on the right."
+    "Draw the tree with its colours: levels from left to right, raw ids on the right; `ValueError` beyond 1,500 leaves."
+    if taxonomy.n_leaves > 1500:
+        raise ValueError(f'a drawing of {taxonomy.n_leaves:,} leaves would be {.01*taxonomy.n_leaves:.0f} m high; '
+                         'print the taxonomy instead')
     y, colors, names = _rows(taxonomy), node_colors(taxonomy), [_short(p[-1], 24) for p in taxonomy.node_paths]
     box = max(3.2, .24*max(map(len, names)) + .9)
     step, right = box + 1.6, (box + 1.6)*(taxonomy.n_levels - 1) + box
@@ -370,8 +373,15 @@ def as_picture(
 ) -> np.ndarray: # uint8 (H, W, 3)
     "A decoded image as a picture."
     x = to_array(x)
+    if len(x) != 3: x = _three_channels(x)
     if x.dtype.kind == 'f': x = np.rint(np.clip(x, 0, 1) * 255)
     return np.clip(x, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+def _three_channels(x):
+    "The first three channels, or one thrice, each stretched between its 2nd and 98th percentile: to look at only."
+    x = np.stack([x[min(c, len(x) - 1)] for c in range(3)]).astype(np.float32)
+    low, high = np.percentile(x, (2, 98), axis=(1, 2), keepdims=True)
+    return (x - low) / np.maximum(high - low, 1e-6)
 
 # %% ../../nbs/03a_plotting.pictures.ipynb #baf163b5
 def show_figure(

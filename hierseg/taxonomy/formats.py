@@ -79,8 +79,8 @@ def rows_of_tree(
     def color(path):
         value = taxonomy.colors.get('/'.join(path)) or taxonomy.colors.get(path[-1])
         return None if value is None else tuple(int(value[i:i + 2], 16) for i in (1, 3, 5))
-    def rows(k): return [ClassRow(p, i, False, color(p)) for p in [taxonomy.node_paths[k]] for i in taxonomy.leaf_ids[k]]
-    return [r for k in leaves for r in rows(k)] + [ClassRow(('void', f'void {i}'), i, True) for i in taxonomy.ignore]
+    def row(k, i): return ClassRow(taxonomy.node_paths[k], i, False, color(taxonomy.node_paths[k]))
+    return [row(k, i) for k in leaves for i in taxonomy.leaf_ids[k]] + [ClassRow(('void', f'void {i}'), i, True) for i in taxonomy.ignore]
 
 # %% ../../nbs/01b_taxonomy.formats.ipynb #e6e5af16
 def _text(path):

@@ -51,14 +51,15 @@ def _key(path):
     "A path as text; a slash within a name is escaped, so that two paths never read alike."
     return '/'.join(n.replace('\\', '\\\\').replace('/', '\\/') for n in path)
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #bd73a893
+# %% ../../nbs/01_taxonomy.tree.ipynb #5128a14f
 def _check_id(value, where):
     "A raw id as `int`, or a `TaxonomyError` that names the key."
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TaxonomyError(f"{where}: {value!r} is no label id; a leaf is a whole number from 0 to {MAX_ID}, "
                             "or a list of them")
+    value = int(value)
     if not 0 <= value <= MAX_ID: raise TaxonomyError(f"{where}: id {value} is outside 0..{MAX_ID}")
-    return int(value)
+    return value
 
 def _leaf_ids(value, where):
     "The raw ids of a leaf given as one id or as a list of them."
@@ -164,12 +165,12 @@ def _check_ignore(ignore):
     ids = list(ignore) if isinstance(ignore, Iterable) else [ignore]
     return sorted({_check_id(i, 'ignore') for i in ids})
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #9b6648c0
+# %% ../../nbs/01_taxonomy.tree.ipynb #8724e485
 def _hex(value, where):
     "A colour as '#rrggbb', from such a text or three numbers 0..255."
     if isinstance(value, str) and re.fullmatch('#[0-9a-fA-F]{6}', value): return value.lower()
-    three = isinstance(value, Sequence) and len(value) == 3
-    if three and all(isinstance(o, Integral) and 0 <= o <= 255 for o in value): return '#%02x%02x%02x' % tuple(value)
+    rgb = list(value) if isinstance(value, Sequence) and len(value) == 3 else []
+    if rgb and all(isinstance(o, Integral) and 0 <= int(o) <= 255 for o in rgb): return '#' + bytes(rgb).hex()
     raise TaxonomyError(f"{where}: {value!r} is no colour; write '#rrggbb' in quotes or [red, green, blue], 0 to 255")
 
 def _check_colors(colors, names):
@@ -201,7 +202,7 @@ def _short_names(nodes):
             out[i] = _key(n.path[-size[i]:])
     return out
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #67012e21
+# %% ../../nbs/01_taxonomy.tree.ipynb #4337a747
 class Taxonomy:
     "A tree of classes and everything that follows from it: levels, lift tables, raw-id encoding, names."
     ignore_index = VOID
@@ -215,6 +216,9 @@ class Taxonomy:
         swap:Sequence|None=None, # Pairs of classes that change places when an image is flipped, by name or path
     ): # Raises `TaxonomyError` naming the key that is wrong
         given = dict(background=background, ignore=ignore, levels=levels, colors=colors, coarse=coarse, swap=swap)
+        if isinstance(tree, (str, Path)):
+            self.__dict__ = Taxonomy.from_yaml(tree, **given).__dict__      # with the file's name in its errors
+            return
         tree, options = _split_options(_mapping(tree))
         self._nodes, self._cached = _read_nodes(tree), {}
         if not self._nodes: raise TaxonomyError("the tree is empty; give it at least one class")
@@ -261,12 +265,11 @@ class Taxonomy:
     def __getstate__(self): return self.to_dict()
     def __setstate__(self, state): self.__init__(state)
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #870a22dc
+# %% ../../nbs/01_taxonomy.tree.ipynb #ed7af559
 def _mapping(tree):
     "The nested mapping that a taxonomy is made from."
     if isinstance(tree, Taxonomy): return tree.to_dict()
     if isinstance(tree, Mapping): return tree
-    if isinstance(tree, (str, Path)): return Taxonomy.from_yaml(tree).to_dict()
     raise TaxonomyError(f"a taxonomy is a mapping or the path of a YAML file, not {type(tree).__name__}")
 
 def _plain_tree(nodes):
@@ -447,17 +450,6 @@ def tree(self:Taxonomy) -> str: # One line a node, leaves with their raw ids
     "The tree as text, in the drawing that the `tree` command made familiar."
     return '\n'.join(['.', *_draw(self._nodes, self._own_ids)])
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #4a8e4868
-@patch
-def _repr_html_(self:Taxonomy) -> str:
-    "The facts and the tree, at most sixty lines of it."
-    lines = self.tree().split('\n')[1:]
-    shown = '\n'.join(lines[:60] + [f'… {len(lines) - 60} more'] * (len(lines) > 60))
-    levels = ', '.join(f'{printable(n)} ({k})' for n, k in zip(self.level_names, self.n_classes))
-    notes = ''.join(f'<li>{html.escape(n)}</li>' for n in self.notes)
-    return (f'<div><b>{html.escape(repr(self))}</b><br>classes by level: {html.escape(levels)}'
-            f'<pre>{html.escape(shown)}</pre><ul>{notes}</ul></div>')
-
 # %% ../../nbs/01_taxonomy.tree.ipynb #4a805e4f
 @patch
 def to_dict(self:Taxonomy) -> dict: # The tree under `hierarchy` and the options that are set
@@ -583,7 +575,7 @@ def children(self:Taxonomy,
     "The classes of the next level under each class of a level."
     return self.cached(('children', level), lambda: _members(self.parents[level + 1], self.n_classes[level]))
 
-# %% ../../nbs/01_taxonomy.tree.ipynb #89016324
+# %% ../../nbs/01_taxonomy.tree.ipynb #ccb8cac8
 _MAX_PAIRS = 2**32     # bytes of a table with an entry for every pair
 
 def _pairs_table(n, itemsize, what, instead):
@@ -598,7 +590,7 @@ def height(self:Taxonomy,
     b:np.ndarray, # Leaf class indices, of a shape that fits
 ) -> np.ndarray: # int64
     "The distance of pairs of leaves, without a table of all pairs."
-    return sum((up[a] != up[b]).astype(np.int64) for up in self.lift)
+    return np.asarray(sum((up[a] != up[b]).astype(np.int64) for up in self.lift))
 
 @patch(as_prop=True)
 def max_distance(self:Taxonomy) -> int: # At most n_levels
@@ -671,3 +663,14 @@ def notes(self:Taxonomy) -> list: # Lines of text, safe to print
         more = f" and {len(pairs) - 1} more pairs" * (len(pairs) > 1)
         out.append(f"{a} and {b}{more} change places in a flipped image; write them under `swap`, or do not flip")
     return [printable(line) for line in out]
+
+# %% ../../nbs/01_taxonomy.tree.ipynb #4a8e4868
+@patch
+def _repr_html_(self:Taxonomy) -> str:
+    "The facts and the tree, at most sixty lines of it."
+    lines = self.tree().split('\n')[1:]
+    shown = '\n'.join(lines[:60] + [f'… {len(lines) - 60} more'] * (len(lines) > 60))
+    levels = ', '.join(f'{printable(n)} ({k})' for n, k in zip(self.level_names, self.n_classes))
+    notes = ''.join(f'<li>{html.escape(n)}</li>' for n in self.notes)
+    return (f'<div><b>{html.escape(repr(self))}</b><br>classes by level: {html.escape(levels)}'
+            f'<pre>{html.escape(shown)}</pre><ul>{notes}</ul></div>')

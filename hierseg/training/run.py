@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..core import ExperimentError, one_line, without_none
 from ..taxonomy.tree import Taxonomy
-from ..config import TrainConfig, checked_values, find_tree, read_train_config, to_mapping
+from ..config import PREPARATION, SCHEDULE, TrainConfig, checked_values, find_tree, read_train_config, to_mapping
 from ..data.files import find_pairs, read_ids
 from ..data.loaders import HierDataLoaders
 from ..data.transforms import read_augmentations
@@ -56,7 +56,7 @@ def training_config(
 
 # %% ../../nbs/09d_training.run.ipynb #95907b42
 _NO_DATA = "data: the configuration does not say where its data is; name the folder"
-_LOADERS = ('size', 'resample', 'method', 'augment_at', 'bs', 'normalize', 'num_workers')
+_LOADERS = [n for n in TrainConfig.names(PREPARATION) if n != 'augmentations']
 
 def loader_args(
     values:Mapping, # Values by field of `TrainConfig`
@@ -169,7 +169,8 @@ def train_experiment(
     written |= without_none(score_selectors=score_selectors, triples_every=triples_every)
     keeper = ExperimentCallback(folder=folder, monitor=monitor, resume=start + before > 0, checkpoints=checkpoints,
                                 resumable=True, **written)
-    cbs = [SeedEpochs(seed, before), ConsoleProgress(), keeper, *_watchers(score_selectors, triples_every), *(cbs or [])]
+    watchers = _watchers(score_selectors, triples_every)
+    cbs = [SeedEpochs(seed, before), ConsoleProgress(), keeper, *watchers, *(cbs or [])]
     with learn.removed_cbs(learn._grab_cbs(ProgressCallback)):
         try: learn.fit_one_cycle(epochs, lr, cbs=cbs, start_epoch=start)
         except Exception:
@@ -213,8 +214,7 @@ def train(
     images = f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate with"
     print(f"{images}; writing to {folder}", file=sys.stderr)
     lr = slice(*config.lr) if isinstance(config.lr, list) else config.lr
-    names = ('epochs', 'seed', 'monitor', 'checkpoints', 'score_selectors', 'triples_every')
-    how = {k: getattr(config, k) for k in names}
+    how = {k: getattr(config, k) for k in TrainConfig.names(SCHEDULE) if k != 'lr'}
     return train_experiment(learn, folder, lr=lr, data=_where(config), cbs=cbs, **how)
 
 # %% ../../nbs/09d_training.run.ipynb #03228187

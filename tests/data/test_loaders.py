@@ -5,12 +5,12 @@ import pickle
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import albumentations as A
 import cv2
 import numpy as np
 import pytest
-from functools import partial
 import torch
 import yaml
 import fastai.callback.progress  # noqa: F401, gives learners no_bar

@@ -23,7 +23,8 @@ def test_coverage_with_few_images(images):
     truth, hits, runs = np.mean(found / (pred + true - found)), 0, 300
     for _ in range(runs):
         conf = LevelConfusion(tax)
-        sizes = np.concatenate([np.zeros((images, 3, 1), dtype=np.int64), population(rng, images)], 2)     # background first
+        # background first
+        sizes = np.concatenate([np.zeros((images, 3, 1), dtype=np.int64), population(rng, images)], 2)
         conf.images['simple'] = [torch.from_numpy(sizes)]
         low, high = conf.bootstrap(n=300)
         assert 0 <= low < high <= 1

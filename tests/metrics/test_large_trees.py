@@ -1,4 +1,4 @@
-"Trees of thousands of leaves: counted into sparse tables, with the numbers of dense ones, in memory that follows the pixels."
+"Trees of thousands of leaves: sparse tables with the numbers of dense ones, in memory that follows the pixels."
 import pickle
 
 import pytest
@@ -20,7 +20,8 @@ def test_sparse_counts_equal_dense_ones(tree, seed, void):
     dense, was = LevelConfusion(tax, names).update_output(z, y), counting.DENSE_LEAVES
     try:
         counting.DENSE_LEAVES = 0
-        a, b = LevelConfusion(tax, names).update_output(z[:3], y[:3]), LevelConfusion(tax, names).update_output(z[3:], y[3:])
+        a, b = LevelConfusion(tax, names).update_output(z[:3], y[:3]), LevelConfusion(tax,
+                                                names).update_output(z[3:], y[3:])
         sparse = LevelConfusion(tax, names).load_state_dict(pickle.loads(pickle.dumps((a + b).state_dict())))
         masks = LevelConfusion(tax, names).update({n: get_selector(n, tax)(z) for n in names}, y)
         with pytest.raises(ValueError, match='not raw ids'): a.update_output(z, torch.full_like(y, 255))

@@ -152,7 +152,7 @@ def test_overrides():
 
 def test_override_never_hits_another_class():
     free = node_colors(PERSON)
-    tax = Taxonomy(PERSON_TREE, colors={'up_leg': '#%02x%02x%02x' % tuple(free[2])})
+    tax = Taxonomy(PERSON_TREE, colors={'up_leg': '#' + bytes(free[2].tolist()).hex()})
     assert len(np.unique(node_colors(tax), axis=0)) == tax.n_nodes
     assert (node_colors(tax)[5] == free[2]).all()
 
@@ -461,7 +461,7 @@ def test_save_figure_keeps_the_old_file_on_failure(tmp_path):
     path.write_bytes(b'old')
     class Broken(Figure):
         def savefig(self, f, **kw):
-            open(f, 'wb').write(b'half')
+            Path(f).write_bytes(b'half')
             raise RuntimeError('disk')
     with pytest.raises(RuntimeError): save_figure(Broken(), path)
     assert path.read_bytes() == b'old' and len(list(tmp_path.iterdir())) == 1
@@ -540,3 +540,13 @@ def test_many_classes_are_coloured_once():
     first = node_colors(tax)
     first[:] = 0
     assert node_colors(tax).any() and ('node_colors' in tax._cached)
+
+
+def test_trees_that_no_picture_can_show_are_refused_with_the_size():
+    with pytest.raises(ValueError, match='2,000 leaves would be 20 m high'):
+        plot_taxonomy(Taxonomy({f'c{i}': i for i in range(2000)}))
+
+
+def test_many_flat_classes_have_their_own_colours():
+    tax = Taxonomy({f'c{i}': i for i in range(5000)})
+    assert len(np.unique(node_colors(tax), axis=0)) == 5000

@@ -464,9 +464,9 @@ def test_a_tree_of_every_id_builds_without_a_table_of_pairs():
     assert tax.n_leaves == 65536 and tax.max_distance == 1 and tax.height(3, [3, 4]).tolist() == [0, 1]
     assert tax.groups(0)[65535] == [65535] and 'distance' not in tax._cached
     with pytest.raises(TaxonomyError, match='65,536 classes would take 32.0 GiB'):
-        tax.distance
+        print(tax.distance)
     with pytest.raises(TaxonomyError, match='65,538 classes would take 4.0 GiB'):
-        Taxonomy({'all': {f'c{i}': i for i in range(65535)}, 'more': {'rest': 65535}}).ancestors
+        print(Taxonomy({'all': {f'c{i}': i for i in range(65535)}, 'more': {'rest': 65535}}).ancestors)
 
 
 @given(trees())
@@ -485,3 +485,13 @@ def test_children_and_groups_are_those_of_brute_force(tree):
             assert tax.children(l) == [
                 np.flatnonzero(tax.parents[l + 1] == k).tolist() for k in range(tax.n_classes[l])
             ]
+
+
+def test_the_command_line_prints_the_notes(tmp_path, capsys):
+    from hierseg.cli import main
+    (tmp_path / 't.yaml').write_text('rest: {background: 0}\nbody: {left arm: 1, right arm: 2, void: 3}')
+    assert not main(['taxonomy', str(tmp_path / 't.yaml')])
+    out = capsys.readouterr().out
+    for note in Taxonomy(tmp_path / 't.yaml').notes:
+        assert note in out
+    assert 'background is rest/background (id 0)' in out and 'left arm and right arm change places' in out
