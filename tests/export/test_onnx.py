@@ -159,6 +159,7 @@ def test_a_model_that_decides_by_size_is_exported_for_the_size_of_the_training(e
     assert [f.name for f in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 def test_an_encoder_of_timm_is_exported_for_any_size(tmp_path):
     from hierseg.models.zoo import create_model
     torch.manual_seed(0)
