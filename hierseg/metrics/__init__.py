@@ -8,4 +8,4 @@ from .columns import *
 from . import counting, confusion, calibration, boundary, columns
 
 __all__ = [*counting.__all__, *confusion.__all__, *calibration.__all__, *boundary.__all__, *columns.__all__]
-__getattr__ = lazily(__name__)
+__getattr__ = lazily(__name__, 'metrics.levels')     # LevelIoU, where torchmetrics is there

@@ -30,7 +30,14 @@ def active_selector(
     sel = own if isinstance(own, (str, dict, Selector)) else getattr(loss, 'selector', None) or 'simple'
     return get_selector(sel, taxonomy, getattr(loss, 'head', None))
 
-# %% ../../nbs/07d_metrics.columns.ipynb #24de57ce
+# %% ../../nbs/07d_metrics.columns.ipynb #a74a82a4
+def not_repeated(dl, n):
+    "How many of a batch of n are no repetitions that fill up the processes' parts: all, but for a `DistributedDL`."
+    if not hasattr(dl, 'n_padded') or not hasattr(dl, 'i'): return n
+    first = dl.rank * dl.n_padded // dl.world_size + dl.i - n      # dl.i has passed this batch
+    return min(max(dl.n - first, 0), n)
+
+# %% ../../nbs/07d_metrics.columns.ipynb #eb19e0fa
 class SharedCount:
     "The counting that a learner's metrics share; a batch counts once."
     def __init__(self,
@@ -43,18 +50,24 @@ class SharedCount:
     def __setstate__(self, state): self.__init__(state['taxonomy'], state['names'])
     def reset(self):
         "Forget everything counted."
-        self.conf, self._seen = None, None
+        self.conf, self._seen, self._whole = None, None, None
     def accumulate(self,
         learn:Learner, # Holds the batch's `pred` and `yb`
     ):
         "Count the learner's batch, unless it was counted before."
         if self._seen is not None and self._seen() is learn.pred: return
-        self._seen, active = weakref.ref(learn.pred), active_selector(learn, self.taxonomy)
+        self._seen, active, self._whole = weakref.ref(learn.pred), active_selector(learn, self.taxonomy), None
         if self.conf is None:
             selectors = {s: active if s == 'active' else s for s in self.names}
             self.conf = LevelConfusion(self.taxonomy, selectors, active.head)
         if 'active' in self.conf.selectors: self.conf.selectors['active'] = active
-        self.conf.update_output(learn.pred, learn.yb[0])
+        n = not_repeated(getattr(learn, 'dl', None), len(learn.pred))
+        if n: self.conf.update_output(learn.pred[:n], learn.yb[0][:n])
+    def whole(self) -> LevelConfusion|None: # None before the first batch
+        "What all processes have counted together."
+        if self.conf is None: return None
+        if self._whole is None or self._whole[0] is not self.conf: self._whole = self.conf, self.conf.all_reduce()
+        return self._whole[1]
 
 # %% ../../nbs/07d_metrics.columns.ipynb #3e8f455e
 _readings = dict(
@@ -65,7 +78,7 @@ _readings = dict(
     inconsistency_error=lambda c, level, reduction, s: c.inconsistency(s))
 _by_level = ('miou', 'accuracy')
 
-# %% ../../nbs/07d_metrics.columns.ipynb #dd65f3c9
+# %% ../../nbs/07d_metrics.columns.ipynb #c9ac57bc
 class LevelMetric(Metric):
     "One number, read from a count that several metrics share."
     def __init__(self,
@@ -81,7 +94,7 @@ class LevelMetric(Metric):
     def accumulate(self, learn): self.stream.accumulate(learn)
     @property
     def value(self):
-        conf = self.stream.conf
+        conf = self.stream.whole()
         return None if conf is None else _readings[self.reading](conf, self.level, self.reduction, self.selector)
     @property
     def name(self):

@@ -154,7 +154,7 @@ def _adapted(weight, own):
     from timm.models import adapt_input_conv
     return adapt_input_conv(own.shape[1], weight)
 
-# %% ../../nbs/08c_models.encoders.ipynb #958c4eb6
+# %% ../../nbs/08c_models.encoders.ipynb #f4b3f71d
 def check_decoder_params(cls, decoder_params, encoder_params):
     "ValueError for an argument that the decoder does not have or that hierseg settles."
     known = [k for k in inspect.signature(cls.__init__).parameters if k not in _settled]
@@ -168,7 +168,8 @@ def check_decoder_params(cls, decoder_params, encoder_params):
 
 _settled = {'self', 'encoder_name', 'encoder_weights', 'in_channels', 'classes', 'activation', 'aux_params', 'kwargs'}
 _encoder_settled = {'pretrained', 'pretrained_cfg', 'pretrained_cfg_overlay', 'checkpoint_path', 'cache_dir',
-                    'in_chans', 'features_only', 'out_indices', 'output_stride', 'scriptable', 'num_classes', 'model_name'}
+                    'in_chans', 'features_only', 'out_indices', 'output_stride', 'scriptable', 'num_classes',
+                    'model_name'}
 
 # %% ../../nbs/08c_models.encoders.ipynb #7f33e628
 def build_net(cls, name, is_timm, in_channels, out_channels, decoder_params, encoder_params, weights=None,

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..core import ExperimentError, one_line, without_none
 from ..taxonomy.tree import Taxonomy
-from ..config import TrainConfig, checked_values, find_tree, read_train_config, to_mapping
+from ..config import PREPARATION, SCHEDULE, TrainConfig, checked_values, find_tree, read_train_config, to_mapping
 from ..data.files import find_pairs, read_ids
 from ..data.loaders import HierDataLoaders
 from ..data.transforms import read_augmentations
@@ -56,7 +56,7 @@ def training_config(
 
 # %% ../../nbs/09d_training.run.ipynb #95907b42
 _NO_DATA = "data: the configuration does not say where its data is; name the folder"
-_LOADERS = ('size', 'resample', 'method', 'augment_at', 'bs', 'normalize', 'num_workers')
+_LOADERS = [n for n in TrainConfig.names(PREPARATION) if n != 'augmentations']
 
 def loader_args(
     values:Mapping, # Values by field of `TrainConfig`
@@ -214,8 +214,7 @@ def train(
     images = f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate with"
     print(f"{images}; writing to {folder}", file=sys.stderr)
     lr = slice(*config.lr) if isinstance(config.lr, list) else config.lr
-    names = ('epochs', 'seed', 'monitor', 'checkpoints', 'score_selectors', 'triples_every')
-    how = {k: getattr(config, k) for k in names}
+    how = {k: getattr(config, k) for k in TrainConfig.names(SCHEDULE) if k != 'lr'}
     return train_experiment(learn, folder, lr=lr, data=_where(config), cbs=cbs, **how)
 
 # %% ../../nbs/09d_training.run.ipynb #03228187

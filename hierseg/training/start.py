@@ -86,9 +86,12 @@ def read_checkpoint(
     file = folder/'config.json'
     try: cfg = json.loads(file.read_text(encoding='utf-8'))
     except (OSError, ValueError) as e: raise ValueError(f"{file}: cannot be read ({one_line(e, 120)})") from None
-    if not isinstance(cfg, dict) or '_model_class' not in cfg:
+    if not isinstance(cfg, dict) or not isinstance(cfg.get('_model_class'), str):
         raise ValueError(f"{file}: lacks _model_class, so this is no checkpoint of segmentation_models_pytorch; "
                          "load the model and give hier_learner(dls, model, head='…')")
+    for key, kind, what in (('encoder_name', str, 'a name'), ('in_channels', int, 'a whole number')):
+        if key in cfg and (not isinstance(cfg[key], kind) or isinstance(cfg[key], bool)):
+            raise ValueError(f"{file}: {key} must be {what}, got {one_line(repr(cfg[key]), 80)}")
     files = [folder/n for n in ('model.safetensors', 'pytorch_model.bin') if (folder/n).is_file()]
     if not files: raise ValueError(f"{folder/'model.safetensors'}: no such file; save_pretrained writes it")
     return cfg.pop('_model_class'), cfg, read_weights(files[0])
@@ -137,7 +140,8 @@ def start_checkpoint(
     if (n := args.get('in_channels', 3)) != 3:
         raise ValueError(f"{folder}: its images have {n} channels, here they have 3")
     ours, encoder = _checkpoint_args(byclass[cls], args)
-    model = EncoderDecoder(3, head.n_channels, byclass[cls], encoder, False, **ours)
+    try: model = EncoderDecoder(3, head.n_channels, byclass[cls], encoder, False, **ours)
+    except ValueError as e: raise ValueError(f"{Path(folder)/'config.json'}: {one_line(e)}") from e
     norm, notes = _checkpoint_notes(folder, args, encoder)
     state, path = {f'net.{k}': v for k, v in state.items()}, Path(folder).resolve()
     layer, rows = head_layer_name(model, None), match_rows(None, head)

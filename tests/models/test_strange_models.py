@@ -48,7 +48,8 @@ def test_a_torchvision_model_trains_without_head(tmp_path):
     from hierseg.data.loaders import HierDataLoaders
     from hierseg.data.synthetic import make_synthetic
     from hierseg.training.learner import hier_learner
-    dls = HierDataLoaders.from_folder(make_synthetic(tmp_path/'d', 8), size=32, bs=4, num_workers=0)
+    folder = make_synthetic(tmp_path/'d', 8, 4)
+    dls = HierDataLoaders.from_folder(folder, folder/'classes_hierarchy.yaml', size=32, bs=4, num_workers=0)
     learn = hier_learner(dls, lraspp(dls.taxonomy.n_leaves))
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
     assert len(learn.recorder.values) == 1
