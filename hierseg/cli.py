@@ -16,13 +16,11 @@ import sys
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import hierseg
 from .config import SCHEDULE, TREE_FILES, TrainConfig, find_tree, read_train_config
 from .core import without_none, write_atomic
 
-if TYPE_CHECKING: from hierseg.taxonomy.tree import Taxonomy
 
 # %% auto #0
 __all__ = ['UsageError', 'Stopped', 'level_table', 'build_parser', 'main']
@@ -133,7 +131,7 @@ def _given(args, *names):
 
 # %% ../nbs/12_cli.ipynb #4eaa868c
 def level_table(
-    taxonomy:Taxonomy, # The tree
+    taxonomy, # The `Taxonomy`
 ) -> str: # A block a level: class index, name, raw ids
     "The classes of every level with their raw ids, as text."
     lines = []

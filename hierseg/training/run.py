@@ -381,5 +381,6 @@ def _train_on(learn, folder, n, before, start=0, cbs=None):
     cfg = read_config(folder)
     lr, seed = cfg.get('lr', TrainConfig.lr), cfg.get('seed', TrainConfig.seed)
     names = ['data', *(k for k in TrainConfig.names(SCHEDULE) if k not in ('epochs', 'lr', 'seed'))]
-    train_experiment(learn, folder, n, slice(*lr) if isinstance(lr, list) else lr, seed, start=start, before=before, cbs=cbs,
+    lr = slice(*lr) if isinstance(lr, list) else lr
+    train_experiment(learn, folder, n, lr, seed, start=start, before=before, cbs=cbs,
                      **{k: cfg.get(k) for k in names})
