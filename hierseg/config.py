@@ -138,6 +138,7 @@ image_size = Check(_size, 'a size; write 256, or 240x320 for height x width ([24
 MAX_LR = 1e6    # no learning rate above it means anything
 
 def _rate(v):
+    if v == 'auto': return v
     if isinstance(v, str) and ',' in v: v = v.split(',')
     if isinstance(v, (list, tuple)):
         _refuse_unless(len(v) == 2)
@@ -145,7 +146,7 @@ def _rate(v):
     _refuse_unless(0 < _number(v) <= MAX_LR)
     return _number(v)                                   # YAML reads 1e-3, without a dot, as text
 
-learning_rate = Check(_rate, f'a number above 0 and at most {MAX_LR:g}, or two of them, first and last layer')
+learning_rate = Check(_rate, f'a number above 0 and at most {MAX_LR:g}, two of them for first and last layer, or auto')
 
 # %% ../nbs/02_config.ipynb #3e4d42cc
 def _checkpoints(v):
@@ -306,9 +307,11 @@ class TrainConfig:
     epochs:int = option(20, SCHEDULE, whole_number(1, 10**6),
         "one-cycle training of this length")
     lr:float|list = option(1e-3, SCHEDULE, learning_rate,
-        "peak learning rate")
+        "peak learning rate, or auto for the rate of `hierseg lr`")
     seed:int = option(42, SCHEDULE, whole_number(0, 2**32 - 1),
         "same seed, same result")
+    ema:float|None = option(None, SCHEDULE, number_between(0, 1, 'a decay between 0 and 1, such as 0.999'),
+        "keep an exponential moving average of the weights instead, with this decay: 0.999", metavar='DECAY')
     monitor:str|None = option(None, SCHEDULE, text('the name of a column'),
         "also keep the best epoch by this column, such as miou_level_3", metavar='METRIC')
     score_selectors:list|None = option(None, SCHEDULE, words,

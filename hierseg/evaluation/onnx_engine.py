@@ -159,7 +159,7 @@ class OnnxEngine:
         if fixed and x.shape[2:] != tuple(fixed):
             raise DataError(f"{self.path}: was exported for images of {fixed[1]}x{fixed[0]} pixels alone, "
                             f"not {x.shape[3]}x{x.shape[2]}; leave out scales and tiles")
-        return self.session.run(self.outputs[-1:] if leaves else self.outputs, {'image': x})
+        return list(self.session.run(self.outputs[-1:] if leaves else self.outputs, {'image': x}))
     def native(self,
         levels:list, # Arrays (B, K_l, h, w)
         fit:Fit, # What brought the photograph to h x w

@@ -252,10 +252,10 @@ class HierPredictor:
         leaves:bool=False, # The finest level alone
     ) -> list: # For each picture the engine's arrays (1, K_l, H, W) at the picture's own size, coarse to fine
         "Averaged probabilities of some pictures in one batch."
-        looks, total = Looks.of(looks), None
+        looks, total = Looks.of(looks), []
         for scale, axes in looks:
             new = self._look(pictures, [f(scale) for f in fits], axes, looks.pairs(self.taxonomy), leaves)
-            total = new if total is None else [[a + b for a, b in zip(s, n)] for s, n in zip(total, new)]
+            total = new if not total else [[a + b for a, b in zip(s, n)] for s, n in zip(total, new)]
         return total if len(looks) == 1 else [[o / len(looks) for o in s] for s in total]
     def _look(self, pictures, fits, axes, pairs, leaves):
         "One look at some pictures: probabilities as they would be without its mirror."

@@ -173,11 +173,11 @@ def of_any_size(
     name, size = predictor.name or 'the model', predictor.size
     try: return make(None), None
     except Exception as e: reason = one_line(e, 200)      # whatever the tracer says of a model of somebody else's
-    if size is None:
-        raise ExperimentError(f"{name}: cannot be traced for images of any size, and was trained at no one size: {reason}")
+    lack = f"{name}: cannot be traced for images of any size"
+    if size is None: raise ExperimentError(f"{lack}, and was trained at no one size: {reason}")
     try: made = make(size)
     except Exception as e: raise ExperimentError(f"{name}: cannot be traced: {one_line(e, 200)}") from None
-    if say: say(f"{name}: cannot be traced for images of any size, exported for {size[1]}x{size[0]} pixels alone: {reason}")
+    if say: say(f"{lack}, exported for {size[1]}x{size[0]} pixels alone: {reason}")
     return made, size
 
 @contextlib.contextmanager

@@ -220,7 +220,8 @@ class HierarchicalLoss(TaxonomyLoss, name='hierarchical'):
     def _params(self):
         level_weights = None if set(self.level_weights) == {1.} else self.level_weights
         class_weights = class_weights_config(self.class_weights)
-        return dict(base_loss=_same([b.config for b in self.bases]), class_weights=class_weights, level_weights=level_weights)
+        base_loss = _same([b.config for b in self.bases])
+        return dict(base_loss=base_loss, class_weights=class_weights, level_weights=level_weights)
 
 def _same(configs): return configs[0] if all(c == configs[0] for c in configs) else configs
 

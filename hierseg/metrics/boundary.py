@@ -46,7 +46,7 @@ def _dilated(x, size, d):
     kernel = np.ones(size, np.uint8)
     return np.stack([cv2.dilate(o, kernel, anchor=(d, d), borderType=cv2.BORDER_REPLICATE) for o in x])
 
-# %% ../../nbs/07c_metrics.boundary.ipynb #0b3f7670
+# %% ../../nbs/07c_metrics.boundary.ipynb #66c91591
 def band_depth(
     mask:torch.Tensor, # (B, H, W) leaf class indices, negative is void
     taxonomy:Taxonomy, # The tree
@@ -54,7 +54,7 @@ def band_depth(
 ) -> torch.Tensor: # (B, H, W) uint8; 0 outside all bands and where void
     "On how many levels, from the leaves up, each pixel lies within `d` of its region's border."
     if mask.is_cuda or mask.min() < 0:
-        return sum(in_band(m, d).to(torch.uint8) for m in decompose_mask(mask, taxonomy))
+        return torch.stack([in_band(m, d) for m in decompose_mask(mask, taxonomy)]).sum(0).to(torch.uint8)
     mask = _small(mask, taxonomy)
     right, below = _apart(mask, 1, taxonomy), _apart(mask, mask.shape[2], taxonomy)
     out = np.maximum(_dilated(right, (2*d + 1, 2*d), d), _dilated(below, (2*d, 2*d + 1), d))

@@ -70,14 +70,14 @@ def _reliability_table(confidence, right, valid, n_bins):
     sums = bins.new_zeros(n_bins + 1).scatter_add_(0, bins, (confidence.reshape(-1) * _STEP).round().long())[:-1]
     return torch.stack([counts.sum(1), counts[:, 1], sums])
 
-# %% ../../nbs/07b_metrics.calibration.ipynb #f355d139
+# %% ../../nbs/07b_metrics.calibration.ipynb #d3a57c6e
 def plot_reliability(
     cal:Calibration, # What was counted
     level:int|str=-1, # Level name or 0-based index
     ax:Axes|None=None, # Axes to draw on; new ones by default
 ) -> Axes: # The axes
     "Accuracy against confidence; on the diagonal the network is honest."
-    n, conf, acc = cal.reliability(level)
+    _, conf, acc = cal.reliability(level)
     name = cal.taxonomy.level_names[cal.taxonomy.level_index(level)]
     ax = ax or plt.subplots(figsize=(3, 3))[1]
     ax.plot([0, 1], [0, 1], color='.7', lw=1)

@@ -265,7 +265,7 @@ def accuracy(self:LevelConfusion,
     true, pred, n = self._cells(level, selector)
     return float(safe_divide(n[true == pred].sum(), n.sum()))
 
-# %% ../../nbs/07a_metrics.confusion.ipynb #75d83437
+# %% ../../nbs/07a_metrics.confusion.ipynb #6847c243
 @patch
 def background(self:LevelConfusion,
     level:int|str=-1, # Level name or 0-based index
@@ -273,7 +273,7 @@ def background(self:LevelConfusion,
 ) -> dict|None: # iou, predicted, true; None for a tree without background
     "IoU of the background, and its share of prediction and truth."
     if self.taxonomy.bg_index is None: return None
-    found, pred, true = self._sizes(level, selector)
+    _, pred, true = self._sizes(level, selector)
     share = lambda o: float(safe_divide(o[0], o.sum()))
     return dict(iou=float(self.iou(level, selector)[0]), predicted=share(pred), true=share(true))
 

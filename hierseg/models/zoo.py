@@ -119,18 +119,20 @@ def _agree(params, name, value):
     if value is None or said == value: return said
     raise ValueError(f'model_params has {name} {short(said)}, but {value!r} is asked for: leave it out of model_params')
 
-# %% ../../nbs/08d_models.zoo.ipynb #aad25d79
-def check_params(params, depth=0):
+# %% ../../nbs/08d_models.zoo.ipynb #8bcb1373
+def check_params(params) -> dict:
     "A copy of `model_params`; ValueError for what is no mapping of names, or nested too deeply."
-    if params is None and not depth: return {}
-    if not depth and not isinstance(params, Mapping):
-        raise ValueError(f'model_params must be a mapping of names to values, got {short(params)}')
+    if isinstance(params, Mapping): return _copied(params)
+    if params is None: return {}
+    raise ValueError(f'model_params must be a mapping of names to values, got {short(params)}')
+
+def _copied(o, depth=0):
     if depth > MAX_YAML_DEPTH: raise ValueError(f'model_params are nested deeper than {MAX_YAML_DEPTH} levels')
-    if isinstance(params, Mapping):
-        for k in params:
+    if isinstance(o, Mapping):
+        for k in o:
             if not isinstance(k, str): raise ValueError(f'model_params must have names as keys, got {short(k)}')
-        return {k: check_params(v, depth + 1) for k, v in params.items()}
-    return type(params)(check_params(v, depth + 1) for v in params) if type(params) in (list, tuple) else params
+        return {k: _copied(v, depth + 1) for k, v in o.items()}
+    return type(o)(_copied(v, depth + 1) for v in o) if type(o) in (list, tuple) else o
 
 # %% ../../nbs/08d_models.zoo.ipynb #05c1a965
 def _call(factory, name, in_channels, out_channels, params):
@@ -159,7 +161,7 @@ def model_config(
     config = getattr(model, 'config', None)
     return copy.deepcopy(config) if isinstance(config, dict) and '__class__' in config else None
 
-# %% ../../nbs/08d_models.zoo.ipynb #fe5e43db
+# %% ../../nbs/08d_models.zoo.ipynb #e5c854c4
 def _create_named(arch, in_channels, out_channels, params):
     "A registered model, its defaults filled in and its config set."
     entry, defaults = MODELS[arch], default_model_params(arch)
@@ -174,10 +176,10 @@ def _create_named(arch, in_channels, out_channels, params):
     model = _call(entry.factory, arch, in_channels, out_channels, params)
     if model_config(model) is None and not entry.own:
         given = {'__class__': arch, 'in_channels': in_channels, 'out_channels': out_channels}
-        model.config = {**given, **plain_params(params)}
+        model.config = plain_params({**given, **params})
     return model
 
-# %% ../../nbs/08d_models.zoo.ipynb #34d16bbc
+# %% ../../nbs/08d_models.zoo.ipynb #023cc545
 def create_model(
     arch:str|nn.Module|Callable|None, # Name, factory, nn.Module (returned as is), or None with __class__ in the params
     in_channels:int|None=None, # Channels of the images
@@ -203,7 +205,7 @@ def create_model(
     cls = params.pop('__class__', None)
     arch = _arch_of(arch, cls)
     ins, outs = check_count('in_channels', in_channels), check_count('out_channels', out_channels)
-    _agree(params, 'in_channels', ins), _agree(params, 'out_channels', outs)
+    for k, v in (('in_channels', ins), ('out_channels', outs)): _agree(params, k, v)
     for k, v in (('encoder', encoder), ('pretrained', pretrained)):
         if (v := _agree(params, k, v)) is not None: params[k] = v
     if str(cls).startswith('smp.') and 'encoder' not in params:

@@ -20,6 +20,7 @@ import threading
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import hierseg
 import numpy as np
@@ -82,7 +83,7 @@ FILE_KEYS = dict(augment='augmentations', bs='batch_size')
 def experiment_config(
     learn:Learner, # The learner
     **extra # What only the caller knows: lr, epochs, seed, data
-) -> dict: # Plain Python, ready for YAML; raises `ExperimentError` for what cannot be written down
+) -> Any: # A dict of plain Python, ready for YAML; raises `ExperimentError` for what cannot be written down
     "Everything that rebuilds the learner, apart from its weights."
     data = getattr(learn.dls, 'data_config', None)
     if data is None:
@@ -175,7 +176,7 @@ def _history_text(rows):
 # %% ../../nbs/09_training.folder.ipynb #2d057cb7
 def own_model(
     learn:Learner, # Any learner
-) -> torch.nn.Module: # Without PyTorch's wrapper
+) -> Any: # A module, without PyTorch's wrapper
     "The model, also while several processes train it."
     model = learn.model
     return model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model

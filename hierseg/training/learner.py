@@ -34,6 +34,7 @@ from fastai.callback.schedule import *  # noqa: F403  (adds fine_tune, fit_one_c
 import fastai.vision.learner   # noqa: F401  first: of two show methods that fit, plum may take the one registered later
 
 from ..core import evaluation_mode, unknown, without_none
+from ..config import TrainConfig
 from ..plotting.pictures import as_picture, show_figure, show_triples, tree_figure
 from ..decoding.iou import fit_iou_selector
 from ..decoding.selectors import Selector
@@ -152,10 +153,10 @@ def _rows_of(learn):
 @delegates(Learner.__init__, but=['dls', 'model', 'loss_func'])
 def hier_learner(
     dls:HierDataLoaders, # Data with a taxonomy: `HierDataLoaders`, or those of a DataBlock with `HierMaskBlock`
-    arch:str|torch.nn.Module='unet', # A name of `list_models()`, or any module that returns (B, channels, H, W)
-    loss='hierarchical', # 'hierarchical', 'ce' (the flat baseline), another of `list_losses()`, or an object
-    base_loss='ce', # What the hierarchical loss sums over the levels
-    selector='simple', # What answers on each level: 'simple', 'smart', another of `list_selectors()`, or an object
+    arch:str|torch.nn.Module=TrainConfig.arch, # Of `list_models()`, or any module that returns (B, channels, H, W)
+    loss=TrainConfig.loss, # 'hierarchical', 'ce' (the flat baseline), another of `list_losses()`, or an object
+    base_loss=TrainConfig.base_loss, # What the hierarchical loss sums over the levels
+    selector=TrainConfig.selector, # What answers on each level: of `list_selectors()`, or an object
     model_params:dict|None=None, # Arguments of the model, as under `model_params` in config.yaml
     encoder:str|None=None, # A timm encoder's name instead of a network from scratch
     pretrained:bool|str|None=None, # Encoder weights: ImageNet's (default with an encoder), False for none, or a file

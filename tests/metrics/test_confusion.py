@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from hierseg.losses.hierarchical import FlatLoss, HierarchicalLoss
+from hierseg.losses.hierarchical import HierarchicalLoss
 from hierseg.metrics.confusion import LevelConfusion, plot_confusion
 from hierseg.metrics.columns import active_selector, miou_metrics
 from hierseg.decoding.selectors import get_selector, lift_prediction

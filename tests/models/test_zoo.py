@@ -12,7 +12,7 @@ from hierseg.models.blocks import (create_convolution_block, imagenet_normalizat
 from hierseg.models.unet import UNet
 from hierseg.models.segnet import SegNet
 from hierseg.models import zoo
-from hierseg.models.encoders import EncoderDecoder, wheel_weights
+from hierseg.models.encoders import wheel_weights
 from hierseg.models.zoo import (create_model, default_model_params, list_models, model_config, model_from_config,
                                 model_normalization, register_model, splitter)
 
