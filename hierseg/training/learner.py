@@ -52,7 +52,7 @@ from ..plotting.curves import plot_history
 # %% auto #0
 __all__ = ['HierLearner', 'hier_learner', 'same_draws', 'sample_triples', 'triples_figure', 'show_results', 'plot_top_losses']
 
-# %% ../../nbs/09b_training.learner.ipynb #0b988a56
+# %% ../../nbs/09b_training.learner.ipynb #38aa312e
 class HierLearner(Learner):
     "A fastai `Learner` that knows the tree of its classes."
     @delegates(Learner.__init__)
@@ -95,7 +95,7 @@ class HierLearner(Learner):
     def predict(self, item, rm_type_tfms=None, with_input=False):
         "The levels, the same as a tensor, and the leaf probabilities, of a file, a picture, an array or a tensor."
         out = super().predict(_as_array(item), rm_type_tfms, with_input)
-        return (*out[:-2], *map(plain_tensor, out[-2:]))         # those may be saved, and drag no tree along
+        return (*out[:-2], *(plain_tensor(o).clone() for o in out[-2:]))     # these may be saved, and drag no tree along
 
     def _end_cleanup(self):
         "What `fit` does last: the table is kept, for the next call of `validate` wipes it out."
@@ -209,7 +209,7 @@ def _close(a, b):
     a = [a['mean'], a['std']] if isinstance(a, dict) else a
     return np.allclose([list(o) for o in a], [list(o) for o in b], atol=1e-6)
 
-# %% ../../nbs/09b_training.learner.ipynb #71971778
+# %% ../../nbs/09b_training.learner.ipynb #7ce681dd
 @patch
 def find_lr(self:HierLearner,
     start:float=1e-6, # First learning rate
@@ -217,16 +217,19 @@ def find_lr(self:HierLearner,
     n:int=100, # Steps
 ) -> tuple: # (suggested peak rate, figure); raises `ValueError` where the loss never falls
     "A learning rate for `fit_one_cycle`, and the picture that it was read off."
+    if n < 20: raise ValueError(f"n={n!r}: give at least 20 steps, or nothing can be read off")
     with tempfile.TemporaryDirectory() as tmp:                # the weights of before lie there meanwhile
         path, self.path = self.path, Path(tmp)
         try:
-            with self.no_logging(): found = self.lr_find(start, end, n, show_plot=False, suggest_funcs=valley)
+            with self.no_logging(): self.lr_find(start, end, n, show_plot=False, suggest_funcs=None)
         finally: self.path = path
     lrs, losses = (np.array([float(o) for o in v]) for v in (self.recorder.lrs, self.recorder.losses))
     lrs, losses = lrs[np.isfinite(losses)], losses[np.isfinite(losses)]       # at the end it may be no number any more
     if not len(losses) or losses.min() >= losses[:max(1, len(losses) // 10)].max():
         raise ValueError("no learning rate was found: the loss does not fall; give a rate of your own")
-    return float(f'{found.valley:.2g}'), _lr_figure(lrs, losses, found.valley)
+    inner = slice(n // 10, max(n // 10 + 2, len(losses) - 5))                 # as fastai: the ends are noise
+    found = valley(lrs[inner], losses[inner], n)[0]
+    return float(f'{found:.2g}'), _lr_figure(lrs, losses, found)
 
 def _lr_figure(lrs, losses, found):
     "Loss by learning rate, the suggestion marked."
