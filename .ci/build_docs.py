@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import warnings
+from ast import Import, ImportFrom
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -120,7 +121,7 @@ def publish_notebook(path, names):
         if cell["cell_type"] == "raw":
             lines = "".join(cell["source"]).splitlines(keepends=True)
             cell["source"] = [line for line in lines if not line.startswith("output-file:")]
-    if GUIDES.search(new):
+    if GUIDES.search(Path(new).stem):
         links = {"cell_type": "markdown", "id": "links", "metadata": {}, "source": notebook_links(path.name)}
         nb["cells"].insert(1, links)
     path.with_name(new).write_text(json.dumps(nb, ensure_ascii=False), encoding="utf-8")
@@ -165,6 +166,26 @@ def prepare(proc):
     return {**{new: f"nbs/{old}" for old, new in names.items()}, **{p: f"nbs/{p}" for p in written}, **MADE}
 
 
+def run_only_what_docs_need():
+    """Make nbdev run again, for `show_doc`, only exported cells and those that do nothing but import.
+
+    Its own rule also runs cells that import something and go on; what they go on with may need cells it does not run.
+    """
+    from nbdev import processors
+
+    rule = processors._do_eval
+
+    def needed(cell):
+        if not rule(cell):
+            return False
+        if cell.directives_.keys() & {"export", "exports", "exporti", "exec_doc"}:
+            return True
+        trees = cell.parsed_()
+        return bool(processors._show_docs(trees)) or all(isinstance(t, (Import, ImportFrom)) for t in trees)
+
+    processors._do_eval = needed
+
+
 def render_site(out=ROOT / "_docs"):
     "Process the notebooks with nbdev, render them, finish the pages. Gives the warnings."
     from docs_check import check_site
@@ -172,6 +193,7 @@ def render_site(out=ROOT / "_docs"):
     from nbdev.serve import proc_nbs
     from smalldocs.site import build
 
+    run_only_what_docs_need()
     with warnings.catch_warnings():  # what numpydoc thinks of other packages' docstrings is not for our pages
         warnings.simplefilter("ignore")
         proc = Path(proc_nbs(str(NBS), force=True, n_workers=0))

@@ -1,24 +1,22 @@
-"""The metrics beside the ways they replace, each pair measured in turn in one run so that a noisy machine disturbs both.
+"The metrics beside the ways they replace: boundary IoU, confusion matrices of all levels, the selector."
+from __future__ import annotations
 
-    python benchmarks/metrics.py [--threads 1] [--rounds 15] [--json FILE]
+from collections.abc import Iterable
 
-The ratio is hierseg's time over the other's, the median over rounds of the ratio within a round: below 1 hierseg is faster.
-With one thread it is the processor's time, which other work on the machine does not stretch.
-"""
-import argparse
-import json
-import statistics
-import time
-
-import cv2
 import numpy as np
 import torch
+from pairs import Row, compare, device, missing
 
 from hierseg.decoding.selectors import SimpleClassSelector
 from hierseg.metrics.boundary import BoundaryIoU
 from hierseg.metrics.confusion import LevelConfusion
 from hierseg.taxonomy.tensors import decompose_mask
 from hierseg.taxonomy.tree import PERSON_TREE, Taxonomy
+
+try:
+    import cv2
+except ImportError:
+    cv2 = None
 
 
 def mask_to_boundary(mask, ratio=.02):
@@ -63,9 +61,9 @@ def counting_pairs(tax, size=256, batch=8):
     "Confusion of all levels beside torchmetrics level by level; the Simple selector beside argmax and indexing."
     from torchmetrics.functional.classification import multiclass_confusion_matrix
     gen = torch.Generator().manual_seed(0)
-    logits = torch.randn(batch, tax.n_leaves, size, size, generator=gen)
-    mask = torch.randint(0, tax.n_leaves, (batch, size, size), generator=gen)
-    tables, select = [torch.tensor(up) for up in tax.lift], SimpleClassSelector(tax)
+    logits = torch.randn(batch, tax.n_leaves, size, size, generator=gen).to(device())
+    mask = torch.randint(0, tax.n_leaves, (batch, size, size), generator=gen).to(device())
+    tables, select = [torch.tensor(up, device=device()) for up in tax.lift], SimpleClassSelector(tax)
     conf = LevelConfusion(tax, per_image=False)
 
     def plain(): return [t[logits.argmax(1)] for t in tables]
@@ -73,43 +71,32 @@ def counting_pairs(tax, size=256, batch=8):
     def theirs():
         return [multiclass_confusion_matrix(p, t, k, ignore_index=-100)
                 for p, t, k in zip(plain(), decompose_mask(mask, tax), tax.n_classes)]
-    assert all(torch.equal(torch.from_numpy(conf.reset().update_output(logits, mask).confusion(l)), c)
+    assert all(torch.equal(torch.from_numpy(conf.reset().update_output(logits, mask).confusion(l)), c.cpu())
                for l, c in enumerate(theirs()))
     return (lambda: conf.reset().update_output(logits, mask), theirs), (lambda: select(logits), plain)
 
 
-def measure(ours, theirs, rounds, clock):
-    "(median seconds of ours, of theirs, median ratio of a round)."
-    def seconds(f):
-        start = clock()
-        f()
-        return clock() - start
-    ours(), theirs()
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
-    return *(statistics.median(o) for o in zip(*pairs)), statistics.median(a / b for a, b in pairs)
+def wide_tree():
+    "150 leaves on three levels."
+    return {f'a{i}': {f'b{j}': {f'c{k}': 30 * i + 6 * j + k for k in range(6)} for j in range(5)} for i in range(5)}
 
 
-def main(args):
-    torch.set_num_threads(args.threads)
-    cv2.setNumThreads(args.threads)
-    tax = Taxonomy(PERSON_TREE)
-    (confusion, selector), bounds = counting_pairs(tax), {}
-    rows = [('boundary IoU of all levels, 500×375', 'opencv erosions a class (the authors\' way)', boundary_pair(tax), .33),
-            ('confusion of all levels', 'torchmetrics a level', confusion, .05),
-            ('Simple selector', 'argmax and indexing', selector, .06)]
-    print(f"| what | beside | ours, ms | theirs, ms | ratio | bound |\n|{'---|' * 6}")
-    for name, other, pair, bound in rows:
-        a, b, ratio = measure(*pair, args.rounds, time.process_time if args.threads == 1 else time.perf_counter)
-        bounds[name] = dict(beside=other, ours=a, theirs=b, ratio=ratio, bound=bound)
-        print(f'| {name} | {other} | {1000*a:.2f} | {1000*b:.2f} | {ratio:.3f} | {bound} |', flush=True)
-    if args.json:
-        with open(args.json, 'w') as f: json.dump(bounds, f, indent=1)
-    return bounds
-
-
-if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--threads', type=int, default=1)
-    parser.add_argument('--rounds', type=int, default=15)
-    parser.add_argument('--json', help='write the figures there')
-    main(parser.parse_args())
+def rows(quick: bool) -> Iterable[Row]:
+    "Boundary IoU, confusion matrices, the selector."
+    tax, what = Taxonomy(PERSON_TREE), 'boundary IoU of all levels, 500×375'
+    if cv2 is None:
+        yield missing(what, "opencv erosions a class (the authors' way)", 'OpenCV is not installed', '<= .33')
+    else:
+        pair = boundary_pair(tax, *((48, 64) if quick else (375, 500)))
+        yield compare(what, "opencv erosions a class (the authors' way)", *pair, '<= .33', quick)
+    trees = [(tax, 8, 256), (Taxonomy(wide_tree()), 2, 128)]
+    for tree, batch, size in [(o, 2, 32) for o, *_ in trees] if quick else trees:
+        bound = '<= .1' if tree is tax else 'as measured'
+        shape = f'{batch}×{tree.n_leaves}×{size}×{size}'
+        try:
+            confusion, selector = counting_pairs(tree, size, batch)
+        except ImportError:
+            yield missing('confusion of all levels', 'torchmetrics a level', 'torchmetrics is not installed', '<= .1')
+            return
+        yield compare(f'confusion of all levels, {shape}', 'torchmetrics a level', *confusion, bound, quick)
+        yield compare(f'simple selector, {shape}', 'argmax and indexing', *selector, bound, quick)

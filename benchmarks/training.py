@@ -92,7 +92,8 @@ def encoder_step(size, bs, channels_last, bfloat16):
     "One training step of a Lite0 UNet on random images; the weights do not matter for its time."
     tax = hs.Taxonomy(hs.PERSON_TREE)
     loss = hs.HierarchicalLoss(tax).to(device())
-    model = hs.create_model('unet', 3, tax.n_leaves, encoder='tf_efficientnet_lite0', pretrained=False).to(device()).train()
+    model = hs.create_model('unet', 3, tax.n_leaves, encoder='tf_efficientnet_lite0', pretrained=False)
+    model = model.to(device()).train()
     x = torch.randn(bs, 3, size, size, device=device())
     y = torch.randint(0, tax.n_leaves, (bs, size, size), device=device())
     if channels_last:

@@ -14,13 +14,12 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hierseg
-from .config import Option, TrainConfig, find_tree, read_train_config
+from .config import SCHEDULE, TREE_FILES, TrainConfig, find_tree, read_train_config
 from .core import without_none, write_atomic
 
 if TYPE_CHECKING: from hierseg.taxonomy.tree import Taxonomy
@@ -40,9 +39,13 @@ class Stopped(KeyboardInterrupt):
 def _refusal_text(error):
     "What a refusal says, on one line."
     text = ' '.join(str(error).split()) or type(error).__name__
-    text = re.sub(r"^(Exception occured in `\w+` when calling event `\w+`:(\s|\\n|\\t)+)+", '', text)   # fastai's, around it
+    text = re.sub(r"^(Exception occured in `\w+` when calling event `\w+`:(\s|\\n|\\t)+)+", '', text)
     from_system = isinstance(error, OSError) and error.filename and error.strerror
     return f"{error.filename}: {error.strerror}" if from_system else text
+
+def _say_warning(message, category, *args, **kwargs):
+    "A warning as one line, without the place in the code."
+    print(f"hierseg: {_refusal_text(message)}", file=sys.stderr)
 
 @contextmanager
 def _user_errors():
@@ -175,19 +178,27 @@ def _write_json(path, content): write_atomic(path, json.dumps(content, indent=2,
 # %% ../nbs/12_cli.ipynb #0f17894b
 def _run_check(args):
     "hierseg check"
-    taxonomy = _tree_of(args)
+    known = getattr(args, 'taxonomy', None) or any((args.data/n).is_file() for n in TREE_FILES)
+    taxonomy = _tree_of(args) if known or not args.data.is_dir() else None           # without one, a tree is proposed
     from hierseg.data.check import check_dataset
     with _bar('checking') as progress:
         where = _given(args, 'images', 'masks', 'train_ids', 'valid_ids')
         report = check_dataset(args.data, taxonomy, **where, progress=progress)
     print(report)
+    if args.figure: _draw_frequencies(report, args.figure)
     if args.json: _write_json(args.json, report.to_dict())
     return 0 if report.ok else 1
+
+def _draw_frequencies(report, path):
+    from hierseg.data.frequencies import plot_frequencies
+    from hierseg.plotting.pictures import save_figure
+    save_figure(plot_frequencies(report), path)
 
 def _add_check(p):
     p.add_argument('data', type=Path, metavar='DATA', help=_DATA_HELP)
     _add_options(p, ('taxonomy', *_DATA_OPTIONS, 'train_ids', 'valid_ids'))
     p.add_argument('--json', type=Path, metavar='F', help="also write the report as JSON")
+    p.add_argument('--figure', type=Path, metavar='F', help="also draw how frequent each class is, as a picture")
 
 # %% ../nbs/12_cli.ipynb #afeb4985
 def _free_folder(out):
@@ -243,8 +254,29 @@ def _add_train(p):
                    help="train as a config.yaml says, the study's or an experiment's; options go before it")
     p.add_argument('--out', type=Path, metavar='DIR',
                    help="the experiment's folder; 'DATA_ARCH date' in the current folder by default")
-    p.add_argument('--resume', type=Path, metavar='EXPERIMENT', help="go on with a run that was interrupted, or with --epochs beyond its end")
+    p.add_argument('--resume', type=Path, metavar='EXPERIMENT',
+                   help="go on with a run that was interrupted, or with --epochs beyond its end")
     _add_options(p, [n for n, o in TrainConfig.options().items() if o.typed])
+
+# %% ../nbs/12_cli.ipynb #a940aad5
+def _add_lr(p):
+    p.add_argument('data', nargs='?', type=Path, metavar='DATA', help=_DATA_HELP)
+    p.add_argument('--config', type=Path, metavar='F', help="as for train")
+    p.add_argument('--out', type=Path, metavar='F', help="also draw loss by learning rate, as a picture")
+    _add_options(p, [n for n, o in TrainConfig.options().items() if o.typed and o.group != SCHEDULE])
+
+def _run_lr(args):
+    "hierseg lr"
+    config = TrainConfig.merge(read_train_config(args.config) if args.config else {}, _typed_options(args))
+    if config.data is None: raise UsageError("name the folder of the data: hierseg lr DATA --taxonomy T.yaml")
+    _read_tree(find_tree(config.data, config.taxonomy))
+    from hierseg.plotting.pictures import save_figure
+    from hierseg.training.run import data_from_config, learner_from_config, seed_everything
+    seed_everything(config.seed)
+    learn = learner_from_config(config, data_from_config(config))
+    with learn.no_bar(): rate, figure = learn.find_lr()
+    if args.out: save_figure(figure, args.out)
+    print(f"{rate:g}")
 
 # %% ../nbs/12_cli.ipynb #353da58f
 _WEIGHTS_HELP = "model for the last epoch, best for the one --monitor chose, epoch_007 for a checkpoint"
@@ -255,6 +287,7 @@ def _add_validate(p):
     _add_options(p, _DATA_OPTIONS)
     p.add_argument('--ids', metavar='F',
                    help="file of image ids; the experiment's validation ids by default, all images of another DATA")
+    p.add_argument('--any-tree', action='store_true', help="score another DATA even if its class tree differs")
     p.add_argument('--selectors', default='simple,smart', help="which to score, separated by commas")
     p.add_argument('--reduction', default='pooled', choices=['pooled', 'image', 'original'],
                    help="pooled over all pixels, mean over images, or as the original study counted")
@@ -277,7 +310,8 @@ def _run_validate(args):
     from hierseg.training.run import is_own_data, load_experiment, pairs_of_experiment
     from hierseg.evaluation.report import evaluate, report_text
     learn = load_experiment(args.experiment, weights=args.weights)
-    pairs = pairs_of_experiment(args.experiment, args.data, args.ids, **_given(args, *_DATA_OPTIONS))
+    where = _given(args, *_DATA_OPTIONS)
+    pairs = pairs_of_experiment(args.experiment, args.data, args.ids, **where, any_tree=args.any_tree)
     with _bar('scoring', len(pairs)) as progress:
         report = evaluate(learn, pairs, _names(args.selectors), args.at == 'native', args.bs, progress).report()
     report = dict(weights=args.weights, at=args.at, **report)
@@ -466,6 +500,7 @@ _COMMANDS = dict(
           "hierseg demo --out demo", _run_demo, _add_demo),
     train=("train on a folder of images and masks",
            "hierseg train DATA --taxonomy T.yaml --size 256 --epochs 40 --out runs/first", _run_train, _add_train),
+    lr=("find a learning rate", "hierseg lr DATA --size 128 --out lr.png", _run_lr, _add_lr),
     validate=("score an experiment on every level of the tree",
               "hierseg validate runs/first --json scores.json", _run_validate, _add_validate),
     predict=("write masks for images",
@@ -483,17 +518,21 @@ _COMMANDS = dict(
     check=("look for everything in a data set that training would refuse",
            "hierseg check DATA --taxonomy T.yaml", _run_check, _add_check))
 
-# %% ../nbs/12_cli.ipynb #9f57d9d1
+# %% ../nbs/12_cli.ipynb #a75afdd2
 def main(
     argv:list[str]|None=None, # Arguments; those of the process by default
 ) -> int: # Exit code
     "The `hierseg` command."
     for stream in (sys.stdout, sys.stderr):                     # a terminal that cannot draw ├
         getattr(stream, 'reconfigure', lambda **k: None)(errors='replace')
+    if _rank(): sys.stdout = open(os.devnull, 'w', encoding='utf-8')      # noqa: SIM115
     args = build_parser().parse_args(argv)
-    warnings.filterwarnings('ignore', category=FutureWarning)   # of the libraries underneath: nothing a user could do
+    for kind in (FutureWarning, DeprecationWarning): warnings.filterwarnings('ignore', category=kind)   # of libraries
+    warnings.showwarning = _say_warning
     try:
         with _user_errors(): return args.run(args) or 0
     except KeyboardInterrupt as e:
-        print(f"hierseg: interrupted {e}".rstrip(), file=sys.stderr)
+        if not _rank(): print(f"hierseg: interrupted {e}".rstrip(), file=sys.stderr)
         return 130
+
+def _rank(): return int(os.environ.get('RANK') or 0)         # of several processes the first one speaks

@@ -19,9 +19,10 @@ from .core import ExperimentError, last_name, parse_yaml, read_yaml
 
 # %% auto #0
 __all__ = ['model_arguments', 'image_size', 'MAX_LR', 'learning_rate', 'kept_checkpoints', 'words', 'numbers', 'base_losses',
-           'weighting', 'augmentation', 'statistics', 'encoder_weights', 'resampler', 'TREE_FILES', 'Check',
-           'whole_number', 'number_between', 'text', 'one_of', 'named', 'Option', 'option', 'mapping_or_file',
-           'TrainConfig', 'checked_values', 'read_train_config', 'merge', 'to_mapping', 'find_tree']
+           'weighting', 'augmentation', 'statistics', 'encoder_weights', 'resampler', 'WHERE', 'MODEL', 'PREPARATION',
+           'SCHEDULE', 'TREE_FILES', 'Check', 'whole_number', 'number_between', 'text', 'one_of', 'named', 'Option',
+           'option', 'mapping_or_file', 'TrainConfig', 'checked_values', 'read_train_config', 'merge', 'to_mapping',
+           'find_tree']
 
 # %% ../nbs/02_config.ipynb #0a47b5e9
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ image_size = Check(_size, 'a size; write 256, or 240x320 for height x width ([24
 MAX_LR = 1e6    # no learning rate above it means anything
 
 def _rate(v):
+    if v == 'auto': return v
     if isinstance(v, str) and ',' in v: v = v.split(',')
     if isinstance(v, (list, tuple)):
         _refuse_unless(len(v) == 2)
@@ -144,7 +146,7 @@ def _rate(v):
     _refuse_unless(0 < _number(v) <= MAX_LR)
     return _number(v)                                   # YAML reads 1e-3, without a dot, as text
 
-learning_rate = Check(_rate, f'a number above 0 and at most {MAX_LR:g}, or two of them, first and last layer')
+learning_rate = Check(_rate, f'a number above 0 and at most {MAX_LR:g}, two of them for first and last layer, or auto')
 
 # %% ../nbs/02_config.ipynb #3e4d42cc
 def _checkpoints(v):
@@ -239,86 +241,97 @@ def mapping_or_file(
     return found
 
 # %% ../nbs/02_config.ipynb #0d45e833
-_WHERE, _MODEL, _PREPARE, _SCHEDULE = 'data and split', 'model and loss', 'data preparation', 'schedule'
+WHERE, MODEL, PREPARATION, SCHEDULE = 'data and split', 'model and loss', 'data preparation', 'schedule'
 
 @dataclass
 class TrainConfig:
     "Everything that says what a training run is; each option stands here and nowhere else."
-    data:str|None = option(None, _WHERE, text('the name of a folder'),
+    data:str|None = option(None, WHERE, text('the name of a folder'),
         "folder with images and masks", key='path', section='data', typed=False)
-    taxonomy:str|None = option(None, _WHERE, text('the name of a file'),
+    taxonomy:str|None = option(None, WHERE, text('the name of a file'),
         "the class tree; classes_hierarchy.yaml or taxonomy.yaml in DATA by default", section='data', metavar='T.yaml')
-    images:str|None = option(None, _WHERE, text('the name of a folder'),
+    images:str|None = option(None, WHERE, text('the name of a folder'),
         "sub-folder of the images; JPEGImages or images by default", section='data', metavar='DIR')
-    masks:str|None = option(None, _WHERE, text('the name of a folder'),
+    masks:str|None = option(None, WHERE, text('the name of a folder'),
         "sub-folder of the masks; gt_masks or masks by default", section='data', metavar='DIR')
-    train_ids:str|None = option(None, _WHERE, text('the name of a file'),
+    train_ids:str|None = option(None, WHERE, text('the name of a file'),
         "file with one image id a line; train_id.txt in DATA by default, where there is one",
         section='data', metavar='F')
-    valid_ids:str|None = option(None, _WHERE, text('the name of a file'),
+    valid_ids:str|None = option(None, WHERE, text('the name of a file'),
         "the same for validation", section='data', metavar='F')
-    valid_pct:float|None = option(None, _WHERE, number_between(0, 1, 'a fraction between 0 and 1'),
+    valid_pct:float|None = option(None, WHERE, number_between(0, 1, 'a fraction between 0 and 1'),
         "share of images held back where no ids are given", section='data', metavar='P', shown='0.2')
 
-    arch:str|None = option('unet', _MODEL, text('the name of a model'),
+    arch:str|None = option('unet', MODEL, text('the name of a model'),
         "unet, segnet, or a decoder of segmentation_models_pytorch with --encoder")
-    model_params:dict|None = option(None, _MODEL, model_arguments,
+    model_params:dict|None = option(None, MODEL, model_arguments,
         "arguments of the model, inline or a file: '{channels_array: [16, 32, 64], bottleneck_channels: 64}'",
         metavar='YAML', parse=mapping_or_file)
-    encoder:str|None = option(None, _MODEL, text('the name of an encoder'),
+    encoder:str|None = option(None, MODEL, text('the name of an encoder'),
         "a timm encoder instead of a network from scratch: tf_efficientnet_lite0")
-    pretrained:bool|str|None = option(None, _MODEL, encoder_weights,
+    pretrained:bool|str|None = option(None, MODEL, encoder_weights,
         "weights for --encoder: imagenet, none, or a weights file", metavar='FILE', shown='imagenet')
-    start:str|None = option(None, _MODEL, text('the name of a folder'),
+    start:str|None = option(None, MODEL, text('the name of a folder'),
         "go on from a finished model: an experiment on another tree, or a checkpoint of segmentation_models_pytorch",
         metavar='FROM')
-    loss:str|dict = option('hierarchical', _MODEL, named('the name of a loss'),
+    loss:str|dict = option('hierarchical', MODEL, named('the name of a loss'),
         "hierarchical, ce, dice or focal for a flat baseline, or another loss by name")
-    base_loss:str|list|dict|None = option('ce', _MODEL, base_losses,
+    base_loss:str|list|dict|None = option('ce', MODEL, base_losses,
         "what the hierarchical loss sums over the levels: ce, dice or focal")
-    level_weights:list|None = option(None, _MODEL, numbers,
+    level_weights:list|None = option(None, MODEL, numbers,
         "weight of each level in the hierarchical loss, coarse to fine: .25,.25,1", metavar='W,…')
-    class_weights:str|list|None = option(None, _MODEL, weighting,
+    class_weights:str|list|None = option(None, MODEL, weighting,
         "inverse, sqrt_inverse, median or effective", metavar='SCHEME')
-    selector:str|dict = option('simple', _MODEL, named('the name of a selector'),
+    selector:str|dict = option('simple', MODEL, named('the name of a selector'),
         "simple, smart, topdown, bestpath or mincost")
 
-    size:int|list|None = option(128, _PREPARE, image_size,
+    size:int|list|None = option(128, PREPARATION, image_size,
         "images are resized to this: 256, or HxW", null=True)
-    resample:str|int = option('lanczos', _PREPARE, resampler,
+    resample:str|int = option('lanczos', PREPARATION, resampler,
         "nearest, box, bilinear, hamming, bicubic, lanczos or gaussian")
-    method:str = option('squash', _PREPARE, one_of('squash', 'crop', 'pad'),
+    method:str = option('squash', PREPARATION, one_of('squash', 'crop', 'pad'),
         "how images come to that size: squash, crop or pad")
-    augmentations:Any = option('flip', _PREPARE, augmentation,
+    augmentations:Any = option('flip', PREPARATION, augmentation,
         "a preset (none, flip, study, color, strong) or a YAML file of albumentations", flags=('--augment',))
-    augment_at:str|None = option(None, _PREPARE, one_of('native', 'resized'),
+    augment_at:str|None = option(None, PREPARATION, one_of('native', 'resized'),
         "augment before resizing (native) or after (resized); presets after, your own before by default")
-    normalize:Any = option('imagenet', _PREPARE, statistics,
+    normalize:Any = option('imagenet', PREPARATION, statistics,
         "imagenet, or mean and std of each channel; a pretrained encoder brings its own", typed=False, null=True)
-    bs:int = option(16, _PREPARE, whole_number(),
+    bs:int = option(16, PREPARATION, whole_number(),
         "batch size", key='batch_size', flags=('--batch-size',))
-    num_workers:int|None = option(None, _PREPARE, whole_number(0, 1024),
+    cache:str|None = option(None, PREPARATION, text('memory, disk or a folder'),
+        "memory, disk or a folder: keep resized images, so that later epochs are fast", metavar='WHERE')
+    num_workers:int|None = option(None, PREPARATION, whole_number(0, 1024),
         "processes that load data", flags=('--workers',), shown='0 on a CPU, else up to 8')
 
-    epochs:int = option(20, _SCHEDULE, whole_number(1, 10**6),
+    epochs:int = option(20, SCHEDULE, whole_number(1, 10**6),
         "one-cycle training of this length")
-    lr:float|list = option(1e-3, _SCHEDULE, learning_rate,
-        "peak learning rate")
-    seed:int = option(42, _SCHEDULE, whole_number(0, 2**32 - 1),
+    lr:float|list = option(1e-3, SCHEDULE, learning_rate,
+        "peak learning rate, or auto for the rate of `hierseg lr`")
+    seed:int = option(42, SCHEDULE, whole_number(0, 2**32 - 1),
         "same seed, same result")
-    monitor:str|None = option(None, _SCHEDULE, text('the name of a column'),
+    ema:float|None = option(None, SCHEDULE, number_between(0, 1, 'a decay between 0 and 1, such as 0.999'),
+        "keep an exponential moving average of the weights instead, with this decay: 0.999", metavar='DECAY')
+    monitor:str|None = option(None, SCHEDULE, text('the name of a column'),
         "also keep the best epoch by this column, such as miou_level_3", metavar='METRIC')
-    score_selectors:list|None = option(None, _SCHEDULE, words,
+    score_selectors:list|None = option(None, SCHEDULE, words,
         "also score these selectors each epoch, side by side: simple,smart", metavar='S,…')
-    triples_every:int|None = option(None, _SCHEDULE, whole_number(),
+    triples_every:int|None = option(None, SCHEDULE, whole_number(),
         "save image, truth and prediction by level every K epochs", metavar='K')
-    checkpoints:str|None = option(None, _SCHEDULE, kept_checkpoints,
+    checkpoints:str|None = option(None, SCHEDULE, kept_checkpoints,
         "also keep the weights of every epoch, or of the K best by --monitor", metavar='all|best:K')
 
     @classmethod
     def options(cls) -> dict[str, Option]: # Field name to `Option`, in order
         "What there is to know of each field."
         return {f.name: f.metadata['option'] for f in dataclasses.fields(cls)}
+
+    @classmethod
+    def names(cls,
+        group:str, # A heading
+    ) -> list[str]: # Field names, in order
+        "The options under a heading."
+        return [n for n, o in cls.options().items() if o.group == group]
 
 # %% ../nbs/02_config.ipynb #3a89a624
 _ALSO = {'bs': 'bs', 'augment': 'augmentations', 'workers': 'num_workers'}    # spellings that users have

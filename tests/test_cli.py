@@ -398,3 +398,35 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(people, tmp_path, capsys, mon
     monkeypatch.setattr(ex, 'save_resume_state', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
     assert run('train', people, '--epochs', 3, '--out', tmp_path / 'e', *SMALL) == 130
     assert f"hierseg: interrupted after epoch 1 of 3; go on with: hierseg train --resume {tmp_path / 'e'}" in capsys.readouterr().err
+
+
+def test_another_folder_with_another_tree_is_refused(experiment, people, tmp_path, capsys):
+    import shutil
+    other = shutil.copytree(people, tmp_path / 'other')
+    assert run('validate', experiment, other) == 0
+    (other / 'classes_hierarchy.yaml').write_text('bg: 0\nstreet: {road: 1, car: [2, 3], sky: [4, 5, 6]}\n')
+    assert run('validate', experiment, other) == 2
+    assert 'another tree' in capsys.readouterr().err
+    assert run('validate', experiment, other, '--any-tree') == 0
+
+
+def test_check_without_a_tree_proposes_one(people, tmp_path, capsys):
+    import shutil
+    bare = shutil.copytree(people, tmp_path / 'bare')
+    (bare / 'classes_hierarchy.yaml').unlink()
+    assert run('check', bare, '--figure', tmp_path / 'f.png') in (0, 1)
+    assert 'hierarchy' in capsys.readouterr().out or (tmp_path / 'f.png').is_file()
+    assert (tmp_path / 'f.png').is_file()
+
+
+def test_the_learning_rate_finder(people, tmp_path, capsys):
+    assert run('lr', people, *SMALL, '--out', tmp_path / 'lr.png') in (0, 2)
+    out, err = capsys.readouterr()
+    assert (float(out) > 0 and (tmp_path / 'lr.png').is_file()) or 'no learning rate was found' in err
+
+
+def test_an_average_of_the_weights(people, tmp_path):
+    for name, more in (('plain', []), ('ema', ['--ema', '0.9'])):
+        assert run('train', people, '--epochs', 1, '--out', tmp_path / name, *SMALL, *more) == 0
+    assert read_yaml(tmp_path / 'ema/config.yaml')['ema'] == .9
+    assert (tmp_path / 'ema/model.safetensors').read_bytes() != (tmp_path / 'plain/model.safetensors').read_bytes()

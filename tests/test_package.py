@@ -66,7 +66,16 @@ def test_star_import_gives_a_notebook_everything():
     assert {'Taxonomy', 'HierMaskBlock', 'HierDataLoaders', 'hier_learner', 'HierarchicalLoss', 'SimpleClassSelector', 'SmartClassSelector',
             'create_convolution_block', 'TreeMinLoss', 'BoundaryLoss', 'SelectorScores', 'SelectorSwitch', 'HierInterpretation', 'compare_experiments', 'UNet', 'SegNet', 'aggregate_probs', 'decompose_mask', 'load_experiment', 'ExperimentCallback',
             'DataBlock', 'Path', 'np', 'torch', 'plt', 'A'} <= names
-    assert everything.A.__name__ == 'albumentations' and everything.DiceLoss.__module__ == 'hierseg.losses.pixel'
+    assert everything.A.__name__ == 'albumentations' and everything.DiceLoss.__module__ == 'fastai.losses'
+
+
+def test_no_name_of_fastai_changes_its_meaning_but_one():
+    import fastai.vision.all as fastais
+    import hierseg.all as everything
+    theirs = {n: getattr(fastais, n) for n in dir(fastais) if not n.startswith('_')}
+    assert [n for n in everything.__all__ if n in theirs and getattr(everything, n) is not theirs[n]] == ['A']
+    from hierseg.losses import DiceLoss
+    assert DiceLoss.__module__ == 'hierseg.losses.pixel'
 
 
 def test_readme_has_the_two_commands():

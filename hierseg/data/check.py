@@ -179,11 +179,12 @@ def folded(
         return [f"{what}: in {len(same)} files, {first} …"]
     return [l for what, same in alike.items() for l in lines(what, same)]
 
-# %% ../../nbs/04b_data.check.ipynb #94e50331
+# %% ../../nbs/04b_data.check.ipynb #afbf133e
 def _size_lines(sizes):
     def text(s): return f"{s['min']} to {s['max']}, median {s['median']}"
     if sizes: yield f"height {text(sizes['height'])}; width {text(sizes['width'])} pixels"
 
+# %% ../../nbs/04b_data.check.ipynb #a2b4a5f0
 def _class_lines(levels):
     "A table of classes for each level."
     width = max(len(c) for classes in levels.values() for c in classes) + 2
@@ -191,6 +192,7 @@ def _class_lines(levels):
         yield f"\n{name:{width}} pixels  images"
         yield from (f"{c:{width}}{s['pixels']:7.2%}{s['images']:8.1%}" for c, s in classes.items())
 
+# %% ../../nbs/04b_data.check.ipynb #d1afe48b
 def _problem_lines(problems, most):
     "The first findings, and how many more there are."
     if not problems: return ["\nnothing to complain about"]

@@ -158,7 +158,13 @@ class PreparePair:
         if cache is not None: cache.put(i, image, codes)
         return image, codes
 
-# %% ../../nbs/04c2_data.dataset.ipynb #086c7253
+# %% ../../nbs/04c2_data.dataset.ipynb #650e2bbc
+def _sums(image):
+    x = np.asarray(image)
+    x = x.reshape(-1, x.shape[2]).astype(np.float64) / (255 if x.dtype == np.uint8 else 1)
+    return len(x), x.sum(0), (x**2).sum(0)
+
+# %% ../../nbs/04c2_data.dataset.ipynb #c5274257
 @checked
 def image_statistics(
     images:Iterable, # Image files, or `Pair`s
@@ -174,11 +180,6 @@ def image_statistics(
             n, total, squares = n + k, total + a, squares + b
     mean = total / n
     return dict(mean=mean.tolist(), std=np.sqrt(np.maximum(squares / n - mean**2, 1e-12)).tolist())
-
-def _sums(image):
-    x = np.asarray(image)
-    x = x.reshape(-1, x.shape[2]).astype(np.float64) / (255 if x.dtype == np.uint8 else 1)
-    return len(x), x.sum(0), (x**2).sum(0)
 
 # %% ../../nbs/04c2_data.dataset.ipynb #9c485834
 def pair_lists(
@@ -238,25 +239,7 @@ class SegDataset(torch.utils.data.Dataset):
             x = (x - mean) / std
         return x, torch.from_numpy(class_indices(codes))
 
-# %% ../../nbs/04c2_data.dataset.ipynb #48006438
-def channel_stats(
-    normalize, # 'imagenet', 'data', (mean, std), a mapping of both, or None
-    channels:int, # Of the images
-    items:list, # `Pair`s, for 'data'
-) -> dict|None:
-    "Mean and std of each channel; ImageNet's are the data's own where there are not three channels."
-    if normalize is None or normalize is False: return None
-    if isinstance(normalize, str) and normalize == 'imagenet' and channels == 3: normalize = imagenet_stats
-    if isinstance(normalize, str) and normalize in ('data', 'imagenet'):
-        return image_statistics(items, None if channels == 3 else channels)
-    try:
-        mean, std = (normalize['mean'], normalize['std']) if isinstance(normalize, dict) else normalize
-        out = dict(mean=[float(o) for o in mean], std=[float(o) for o in std])
-    except (TypeError, ValueError, KeyError): out = dict(mean=[], std=[])
-    if len(out['mean']) == len(out['std']) == channels and min(out['std']) > 0: return out
-    many = 'three' if channels == 3 else channels
-    raise DataError(f"normalize={normalize!r}: give 'imagenet', 'data', False, or (mean, std) of {many} numbers each")
-
+# %% ../../nbs/04c2_data.dataset.ipynb #f434c66f
 def cache_of(
     where:str|Path|None, # 'memory', 'disk', a folder, or None
     items:list, # `Pair`s
@@ -274,3 +257,22 @@ def cache_of(
     tree = [prepare.taxonomy.leaf_ids, prepare.taxonomy.ignore]
     return open_cache(where, items, fit.size, prepare.channels or 3, deep, prepare.taxonomy.n_leaves > 254, tree=tree,
                       resample=fit.resample, method=fit.method, fill=[float(o) for o in fit.fill])
+
+# %% ../../nbs/04c2_data.dataset.ipynb #1a014154
+def channel_stats(
+    normalize, # 'imagenet', 'data', (mean, std), a mapping of both, or None
+    channels:int, # Of the images
+    items:list, # `Pair`s, for 'data'
+) -> dict|None:
+    "Mean and std of each channel; ImageNet's are the data's own where there are not three channels."
+    if normalize is None or normalize is False: return None
+    if isinstance(normalize, str) and normalize == 'imagenet' and channels == 3: normalize = imagenet_stats
+    if isinstance(normalize, str) and normalize in ('data', 'imagenet'):
+        return image_statistics(items, None if channels == 3 else channels)
+    try:
+        mean, std = (normalize['mean'], normalize['std']) if isinstance(normalize, dict) else normalize
+        out = dict(mean=[float(o) for o in mean], std=[float(o) for o in std])
+    except (TypeError, ValueError, KeyError): out = dict(mean=[], std=[])
+    if len(out['mean']) == len(out['std']) == channels and min(out['std']) > 0: return out
+    many = 'three' if channels == 3 else channels
+    raise DataError(f"normalize={normalize!r}: give 'imagenet', 'data', False, or (mean, std) of {many} numbers each")

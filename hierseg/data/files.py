@@ -46,7 +46,14 @@ def fits(
         return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
     return isinstance(value, kind)
 
-# %% ../../nbs/04_data.files.ipynb #c9f37ed2
+# %% ../../nbs/04_data.files.ipynb #350bff9c
+def _wrong_type(f, parameter, value):
+    kind = parameter.annotation
+    kind = kind if isinstance(kind, str) else inspect.formatannotation(kind)
+    kind = kind.replace(' ', '').replace('|', ' or ')
+    return f"{f.__name__}: {parameter.name}={one_line(repr(value), 60)} is of type {type(value).__name__}, not {kind}"
+
+# %% ../../nbs/04_data.files.ipynb #7cf66d45
 def checked(
     f:Callable, # A function with annotations
 ) -> Callable: # The same function, which raises `DataError` for a value of another type
@@ -67,12 +74,6 @@ def checked(
         return f(*args, **kwargs)
     return check
 
-def _wrong_type(f, parameter, value):
-    kind = parameter.annotation
-    kind = kind if isinstance(kind, str) else inspect.formatannotation(kind)
-    kind = kind.replace(' ', '').replace('|', ' or ')
-    return f"{f.__name__}: {parameter.name}={one_line(repr(value), 60)} is of type {type(value).__name__}, not {kind}"
-
 # %% ../../nbs/04_data.files.ipynb #4e288b71
 def max_pixels() -> int:
     "Pixels that a picture may have: 128 million, or what the environment's HIERSEG_MAX_PIXELS says."
@@ -90,9 +91,10 @@ def _refuse_huge(size):
     raise DataError(f"has {size[0]}x{size[1]} pixels, {n / 1e6:.0f} million, about {n * 8 / 2**30:.1f} GiB while it is "
                     f"read; make it smaller, or allow it with the environment variable HIERSEG_MAX_PIXELS={n}")
 
-# %% ../../nbs/04_data.files.ipynb #74b1b460
+# %% ../../nbs/04_data.files.ipynb #e22125de
 def _reason(e): return one_line(e) or type(e).__name__
 
+# %% ../../nbs/04_data.files.ipynb #a3a1192e
 def load_picture(
     path:str|Path, # The file
     what:str, # What it is to the reader of an error: 'image', 'mask'
@@ -177,7 +179,7 @@ def _load_tif(path, what='mask'):
         return tifffile.imread(path)
     except Exception as e: raise _unreadable(path, e, what) from None
 
-# %% ../../nbs/04_data.files.ipynb #f89ab2b3
+# %% ../../nbs/04_data.files.ipynb #364ab2f6
 def _channels_last(x, path):
     "An array (H, W), (H, W, C) or (C, H, W) as (H, W, C): a first side that is the smallest is the channels'."
     if x.ndim == 2: x = x[..., None]
@@ -185,6 +187,7 @@ def _channels_last(x, path):
         raise DataError(f"{path}: has shape {x.shape}; an image has (height, width, channels)")
     return np.moveaxis(x, 0, -1) if x.shape[0] < min(x.shape[1:]) and x.shape[0] <= 64 else x
 
+# %% ../../nbs/04_data.files.ipynb #b9d42d75
 def _fractions(x, path):
     "uint8 as it is; 16-bit and boolean values as float32 from 0 to 1; floating-point ones as float32."
     if x.dtype == np.uint8: return x
@@ -229,7 +232,7 @@ def _is_picture(x):
     if x.ndim == 2: return x.dtype in (np.uint8, np.uint16, bool)
     return x.ndim == 3 and x.shape[2] in (3, 4) and x.dtype == np.uint8
 
-# %% ../../nbs/04_data.files.ipynb #7bcc54e8
+# %% ../../nbs/04_data.files.ipynb #99e65426
 def _image_of_array(x):
     "A Pillow image of an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."
     if not _is_picture(x) or not x.size:
@@ -237,6 +240,16 @@ def _image_of_array(x):
                         "an image is uint8 (H, W), (H, W, 3) or (H, W, 4)")
     return Image.fromarray(np.ascontiguousarray(x[..., 0] if x.ndim == 3 and x.shape[2] == 1 else x))
 
+# %% ../../nbs/04_data.files.ipynb #bb9b4eec
+def _read_bands(source, channels):
+    name = source if isinstance(source, (str, Path)) else 'image'
+    if isinstance(source, Image.Image): source = np.asarray(_upright(source))
+    x = source if isinstance(source, np.ndarray) else _load_bands(source)
+    x = _fractions(_channels_last(x, name), name)
+    if x.shape[2] != channels: raise DataError(f"{name}: has {x.shape[2]} channels, the data set {channels}")
+    return x
+
+# %% ../../nbs/04_data.files.ipynb #7c274e6e
 @checked
 def read_image(
     source:str|Path|Image.Image|np.ndarray, # A file, or a picture that is in memory already
@@ -247,14 +260,6 @@ def read_image(
     if isinstance(source, np.ndarray): return to_rgb(_image_of_array(source), 'array')
     if isinstance(source, Image.Image): return to_rgb(_upright(source), getattr(source, 'filename', None) or 'image')
     return to_rgb(_upright(load_picture(source, 'image'), own=True), source)
-
-def _read_bands(source, channels):
-    name = source if isinstance(source, (str, Path)) else 'image'
-    if isinstance(source, Image.Image): source = np.asarray(_upright(source))
-    x = source if isinstance(source, np.ndarray) else _load_bands(source)
-    x = _fractions(_channels_last(x, name), name)
-    if x.shape[2] != channels: raise DataError(f"{name}: has {x.shape[2]} channels, the data set {channels}")
-    return x
 
 # %% ../../nbs/04_data.files.ipynb #b6a580ce
 def _check_ids(x, path):
@@ -521,17 +526,17 @@ def random_split(
     held = set(np.random.default_rng(seed).permutation(len(stems))[:n].tolist())
     return [s for i, s in enumerate(stems) if i not in held], [s for i, s in enumerate(stems) if i in held]
 
-# %% ../../nbs/04_data.files.ipynb #0019af11
+# %% ../../nbs/04_data.files.ipynb #764fcf9e
 TRAIN_ID_FILES = ('train_id.txt', 'train_ids.txt', 'train.txt', 'splits/train.txt')
 VALID_ID_FILES = ('val_id.txt', 'valid_id.txt', 'val_ids.txt', 'valid_ids.txt', 'val.txt', 'valid.txt',
                   'splits/val.txt', 'splits/valid.txt')
-
 def _id_files(path):
     "The files of ids that lie in the folder, or None where one of the two is missing."
     both = [next((Path(path)/n for n in names if (Path(path)/n).is_file()), None)
             for names in (TRAIN_ID_FILES, VALID_ID_FILES)]
     return both if all(both) else None
 
+# %% ../../nbs/04_data.files.ipynb #6ca021bf
 def _listed(stems, path, train_ids, valid_ids, valid_pct, seed):
     "Train and valid from files or lists of ids; what is not given is the rest, or a fraction."
     def ids(o): return None if o is None else [_plain_id(s, stems) for s in read_ids(o, path)]

@@ -6,14 +6,13 @@ Docs: https://hierseg.github.io/hierseg/data.loaders.html.md"""
 
 # %% auto #0
 __all__ = ['CUSTOM', 'ReadImage', 'ReadMask', 'CheckSizes', 'KeepTaxonomy', 'HierImageBlock', 'HierMaskBlock', 'as_taxonomy',
-           'HierResize', 'HierAugment', 'data_config', 'UnitImage', 'NormalizeInPlace', 'SameSize', 'HierDL',
+           'HierResize', 'HierAugment', 'data_config', 'NormalizeInPlace', 'UnitImage', 'SameSize', 'HierDL',
            'HierDataLoaders', 'class_frequencies']
 
-# %% ../../nbs/04d_data.loaders.ipynb #2a1861a0
+# %% ../../nbs/04d_data.loaders.ipynb #bfec60f9
 import inspect
 import os
 import random
-import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +23,7 @@ import torch
 from PIL import Image
 from fastai.data.all import DataLoaders, Datasets, IntToFloatTensor, Normalize, TfmdDL, ToTensor, TransformBlock
 from fastai.torch_core import TensorImage, default_device
-from fastai.vision.core import PILImage, imagenet_stats
+from fastai.vision.core import PILImage
 from fastcore.basics import num_cpus, patch
 from fastcore.meta import delegates
 from fasttransform import ItemTransform, Transform
@@ -73,17 +72,18 @@ class ReadMask(Transform):
         source = o if isinstance(o, (str, Path)) else 'mask'
         return HierMask.of(encode_mask(read_mask(o), self.taxonomy, source), self.taxonomy, source)
 
-# %% ../../nbs/04d_data.loaders.ipynb #17229634
+# %% ../../nbs/04d_data.loaders.ipynb #ff15ec52
+def _sizes_differ(image, mask):
+    mask_name, image_name = (getattr(o, 'source', None) for o in (mask, image))
+    return size_line(mask_name or 'mask', mask.size[::-1], image.size[::-1], image_name or '')
+
+# %% ../../nbs/04d_data.loaders.ipynb #18945651
 class CheckSizes(ItemTransform):
     "Refuses an image and a mask of different sizes, by name."
     order = -10
     def encodes(self, xy):
         if len(xy) == 2 and tuple(xy[0].size) != tuple(xy[1].size): raise DataError(_sizes_differ(*xy))
         return xy
-
-def _sizes_differ(image, mask):
-    mask_name, image_name = (getattr(o, 'source', None) for o in (mask, image))
-    return size_line(mask_name or 'mask', mask.size[::-1], image.size[::-1], image_name or '')
 
 # %% ../../nbs/04d_data.loaders.ipynb #9d606603
 def _with_taxonomy(o, taxonomy):
@@ -118,7 +118,13 @@ def HierMaskBlock(
 
 def as_taxonomy(o): return o if isinstance(o, Taxonomy) else Taxonomy(o)
 
-# %% ../../nbs/04d_data.loaders.ipynb #d6c066f5
+# %% ../../nbs/04d_data.loaders.ipynb #e2db3a8f
+def _like(image, x):
+    "A picture or array as fastai's image of the same kind."
+    if isinstance(image, ImageBands): return ImageBands(x, image.source)
+    return PILImage(x if isinstance(x, Image.Image) else Image.fromarray(np.ascontiguousarray(x)))
+
+# %% ../../nbs/04d_data.loaders.ipynb #71814a3a
 class HierResize(ItemTransform):
     "Bring image and mask to `size`: squashed, cropped or padded."
     split_idx, order = None, 1
@@ -140,11 +146,6 @@ class HierResize(ItemTransform):
         x = image.x if isinstance(image, ImageBands) else image
         both = [self.fit(x, np.asarray(m), self.at) for m in masks] or [self.fit(x, None, self.at)]
         return [_like(image, both[0][0]), *(HierMask.of(c, m.taxonomy, m.source) for (_, c), m in zip(both, masks))]
-
-def _like(image, x):
-    "A picture or array as fastai's image of the same kind."
-    if isinstance(image, ImageBands): return ImageBands(x, image.source)
-    return PILImage(x if isinstance(x, Image.Image) else Image.fromarray(np.ascontiguousarray(x)))
 
 # %% ../../nbs/04d_data.loaders.ipynb #8c987295
 class HierAugment(ItemTransform):
@@ -215,11 +216,12 @@ def data_config(
                 augment_at=augment_at, bs=int(bs), normalize=_stats(normalize, channels), seed=seed,
                 num_workers=num_workers, **more)
 
-# %% ../../nbs/04d_data.loaders.ipynb #78b2f8db
+# %% ../../nbs/04d_data.loaders.ipynb #50c99bb5
 def _augments(augment):
     "Whether an augmentation does anything, and is at hand."
     return not (augment is None or augment is False or isinstance(augment, str) and augment in ('none', CUSTOM))
 
+# %% ../../nbs/04d_data.loaders.ipynb #ca4a5f1b
 def _item_tfms(cfg, augment, taxonomy=None):
     "Transforms of one sample, in order: check, augment before or after resize, to tensor."
     size, tfms, channels = cfg['size'], [CheckSizes(), ToTensor()], cfg.get('in_channels') or 3
@@ -227,7 +229,20 @@ def _item_tfms(cfg, augment, taxonomy=None):
     if not _augments(augment): return tfms
     return tfms + [HierAugment(augment, size, 0 if cfg['augment_at'] == 'native' else 2, taxonomy)]
 
-# %% ../../nbs/04d_data.loaders.ipynb #926e2677
+# %% ../../nbs/04d_data.loaders.ipynb #0d0bee9d
+class NormalizeInPlace(Normalize):
+    "fastai's normalisation without two more copies of the batch, which is the loader's own."
+    def encodes(self, x:TensorImage):
+        plain_tensor(x).sub_(plain_tensor(self.mean)).div_(plain_tensor(self.std))
+        return x
+
+# %% ../../nbs/04d_data.loaders.ipynb #801bae75
+def _batch_tfms(cfg, taxonomy):
+    norm = cfg['normalize']
+    normalize = [NormalizeInPlace.from_stats(norm['mean'], norm['std'], cuda=False)] if norm else []
+    return [UnitImage(cfg.get('in_channels', 3) != 3), KeepTaxonomy(taxonomy)] + normalize
+
+# %% ../../nbs/04d_data.loaders.ipynb #11a995eb
 class UnitImage(Transform):
     "Images from 0 to 1: bytes divided by 255, floating-point values as they are."
     order = 10
@@ -240,17 +255,6 @@ class UnitImage(Transform):
         x = plain_tensor(o)
         return o if x.is_floating_point() else x.float().div_(255).as_subclass(TensorImage)
     def decodes(self, o:TensorImage): return o.clamp(0, 1) if self.deep else (o.clamp(0, 1) * 255).long()
-
-class NormalizeInPlace(Normalize):
-    "fastai's normalisation without two more copies of the batch, which is the loader's own."
-    def encodes(self, x:TensorImage):
-        plain_tensor(x).sub_(plain_tensor(self.mean)).div_(plain_tensor(self.std))
-        return x
-
-def _batch_tfms(cfg, taxonomy):
-    norm = cfg['normalize']
-    normalize = [NormalizeInPlace.from_stats(norm['mean'], norm['std'], cuda=False)] if norm else []
-    return [UnitImage(cfg.get('in_channels', 3) != 3), KeepTaxonomy(taxonomy)] + normalize
 
 # %% ../../nbs/04d_data.loaders.ipynb #6119c4e7
 class SameSize(Transform):
@@ -292,15 +296,17 @@ class HierDL(TfmdDL):
         x = torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1))).as_subclass(TensorImage)
         return x, torch.from_numpy(class_indices(codes)).as_subclass(TensorHierMask)
 
-# %% ../../nbs/04d_data.loaders.ipynb #9f8fa541
+# %% ../../nbs/04d_data.loaders.ipynb #7f38a44f
 def _datasets(train, valid, taxonomy, channels=None):
     "fastai `Datasets` of pairs, in two splits."
     n = len(train)
     splits, tfms = [list(range(n)), list(range(n, n + len(valid)))], [[ReadImage(channels)], [ReadMask(taxonomy)]]
     return Datasets([*train, *valid], tfms=tfms, splits=splits, do_setup=False)
 
+# %% ../../nbs/04d_data.loaders.ipynb #5b529b50
 def _workers(n, device): return n if n is not None else 0 if torch.device(device).type == 'cpu' else min(8, num_cpus())
 
+# %% ../../nbs/04d_data.loaders.ipynb #6da3500d
 def _train_dl(dset, cfg, augment, taxonomy, device, dl_type=HierDL, val_bs=None, shuffle=True, drop_last=None,
               **kwargs):
     "The loader of the training split, which the others are made from."
@@ -456,10 +462,9 @@ def _df_pairs(df, image_col, mask_col, path):
     if twice is not None: raise DataError(f"{twice}: listed twice in the table; remove one of the rows")
     return out
 
-# %% ../../nbs/04d_data.loaders.ipynb #be9d9f04
+# %% ../../nbs/04d_data.loaders.ipynb #4fd7ec44
 _VALID_WORDS = {**dict.fromkeys(('true', '1', 'valid', 'val', 'validation'), True),
                 **dict.fromkeys(('false', '0', 'train'), False)}
-
 def _is_valid(v):
     "Whether a cell of the validation column says validation."
     key = str(v).strip().lower().removesuffix('.0')
@@ -467,6 +472,7 @@ def _is_valid(v):
         raise DataError(f"{v!r} in the validation column: write True or False, 1 or 0, train or valid")
     return _VALID_WORDS[key]
 
+# %% ../../nbs/04d_data.loaders.ipynb #743df6c4
 def _random_rows(n, valid_pct, seed):
     valid = set(random_split(list(range(n)), .2 if valid_pct is None else valid_pct, seed)[1])
     return [i in valid for i in range(n)]
@@ -559,12 +565,13 @@ def set_normalize(self:HierDataLoaders,
             if isinstance(t, HierResize): t.fit.fill = fill_color(stats, self.in_channels)
     self._open_caches()
 
-# %% ../../nbs/04d_data.loaders.ipynb #99004a58
+# %% ../../nbs/04d_data.loaders.ipynb #f8c53a03
 def _mask_counts(item, taxonomy):
     "Pixels of each leaf in one mask file."
     mask = item.mask if isinstance(item, Pair) else item
     return leaf_counts(read_mask(mask), taxonomy, mask)[0]
 
+# %% ../../nbs/04d_data.loaders.ipynb #72e1f3f7
 def _dls_counter(dset):
     "A counting function and the items of a data set: straight from the files where they are known."
     if all(isinstance(o, Pair) for o in dset.items): return _mask_counts, dset.items

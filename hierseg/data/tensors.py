@@ -34,12 +34,19 @@ def _code_tables(taxonomy):
     "Raw id to class + 1: for any id, uint16, and for ids below 256, uint8 where classes fit; made once a taxonomy."
     def make():
         wide = np.full(65536, _UNKNOWN, np.uint16)
-        for c, ids in enumerate(taxonomy.leaf_ids): wide[ids] = c + 1
+        for c, ids in enumerate(taxonomy.node_ids): wide[ids] = c + 1
         wide[taxonomy.ignore] = 0
         return wide, np.where(wide[:256] == _UNKNOWN, 255, wide[:256]).astype(np.uint8)
     return taxonomy.cached('codes', make)
 
-# %% ../../nbs/04c_data.tensors.ipynb #e906cdb5
+# %% ../../nbs/04c_data.tensors.ipynb #339c5da2
+def _look_up(table, raw):
+    "The table's value of each id: OpenCV's for bytes, which is twenty times as fast."
+    import cv2
+    if table.dtype == raw.dtype == np.uint8: return cv2.LUT(np.ascontiguousarray(raw), table)
+    return table.take(raw, mode='wrap')   # no index is out of range; a third faster than the default, which checks
+
+# %% ../../nbs/04c_data.tensors.ipynb #7ef92ddd
 def encode_mask(
     raw:np.ndarray, # (H, W) raw ids, uint8 or uint16
     taxonomy:Taxonomy, # The tree
@@ -47,19 +54,13 @@ def encode_mask(
 ) -> np.ndarray: # (H, W) class + 1, 0 for void; uint8 up to 254 leaves, else uint16
     "Raw ids as codes; raises `DataError` naming the source and the ids that the tree does not know."
     wide, narrow = _code_tables(taxonomy)
-    small = taxonomy.n_leaves < 255
+    small = taxonomy.n_codes < 255
     table = narrow if small and raw.dtype == np.uint8 else wide
     codes = _look_up(table, raw)
     if codes.max() == np.iinfo(table.dtype).max:
         try: taxonomy.encode(raw, source)
         except ValueError as e: raise DataError(e) from None
     return codes.astype(np.uint8, copy=False) if small else codes
-
-def _look_up(table, raw):
-    "The table's value of each id: OpenCV's for bytes, which is twenty times as fast."
-    import cv2
-    if table.dtype == raw.dtype == np.uint8: return cv2.LUT(np.ascontiguousarray(raw), table)
-    return table.take(raw, mode='wrap')   # no index is out of range; a third faster than the default, which checks
 
 # %% ../../nbs/04c_data.tensors.ipynb #cb2952e8
 _BYTES = np.array([VOID, *range(255)], np.int64)
@@ -168,13 +169,14 @@ class ImageBands:
 
     def __array__(self, dtype=None, copy=None): return self.x if dtype is None else self.x.astype(dtype)
 
-# %% ../../nbs/04c_data.tensors.ipynb #1b91c687
+# %% ../../nbs/04c_data.tensors.ipynb #5c373ebd
+@IntToFloatTensor
+def encodes(self, o:TensorHierMask): return o
+
+# %% ../../nbs/04c_data.tensors.ipynb #e4d9aa1a
 @ToTensor
 def encodes(self, o:ImageBands):
     return torch.from_numpy(np.ascontiguousarray(o.x.transpose(2, 0, 1))).as_subclass(TensorImage)
-
-@IntToFloatTensor
-def encodes(self, o:TensorHierMask): return o
 
 # %% ../../nbs/04c_data.tensors.ipynb #86b8f652
 @ToTensor

@@ -94,7 +94,7 @@ def resize_image(
     if resample != 'gaussian': return image.resize((w, h), PILLOW_FILTERS[resample])
     return Image.fromarray(np.ascontiguousarray(_resize_gaussian(np.asarray(image), h, w)))
 
-# %% ../../nbs/04a_data.transforms.ipynb #3e07c9fe
+# %% ../../nbs/04a_data.transforms.ipynb #0f8f376b
 def resize_array(
     x:np.ndarray, # (H, W, C), uint8 or float32
     size:tuple, # (height, width) of the result
@@ -104,8 +104,8 @@ def resize_array(
     resample, (h, w) = resampler_name(resample), size
     if x.shape[:2] == (h, w): return x
     if resample == 'gaussian': return _resize_gaussian(x, h, w)
-    def one(band): return np.asarray(Image.fromarray(np.ascontiguousarray(band)).resize((w, h), PILLOW_FILTERS[resample]))
-    return np.stack([one(x[..., c]) for c in range(x.shape[2])], -1)
+    def one(band): return Image.fromarray(np.ascontiguousarray(band)).resize((w, h), PILLOW_FILTERS[resample])
+    return np.stack([np.asarray(one(x[..., c])) for c in range(x.shape[2])], -1)
 
 # %% ../../nbs/04a_data.transforms.ipynb #38b9a3fc
 @functools.lru_cache(maxsize=1024)

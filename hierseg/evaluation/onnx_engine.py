@@ -33,7 +33,7 @@ def resize_bilinear(
 ) -> np.ndarray: # (…, height, width) float32
     "Values at another size, pixel centres aligned."
     (H, W), (h, w) = shape, x.shape[-2:]
-    if (H, W) == (h, w): return x
+    if (h, w) == (H, W): return x
     a, b, t = _axis(h, H)
     x = x[..., a, :] * (1 - t)[:, None] + x[..., b, :] * t[:, None]
     a, b, t = _axis(w, W)
@@ -117,7 +117,8 @@ def open_session(
 ): # `onnxruntime.InferenceSession`
     "A session on a GPU where onnxruntime-gpu finds one; raises `DataError` for what is no such file."
     try: import onnxruntime as ort
-    except ImportError: raise ImportError("running an ONNX file needs onnxruntime: pip install 'hierseg[onnx]'") from None
+    except ImportError:
+        raise ImportError("running an ONNX file needs onnxruntime: pip install 'hierseg[onnx]'") from None
     if not Path(path).is_file(): raise DataError(f"{path}: no such file")
     options = ort.SessionOptions()
     if threads: options.intra_op_num_threads = threads

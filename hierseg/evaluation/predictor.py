@@ -216,7 +216,7 @@ def _carried(taxonomy, leaf, l):
 
 # %% ../../nbs/10b_evaluation.predictor.ipynb #62516dc8
 class HierPredictor:
-    "Photographs to classes on every level; made by `from_experiment`, `from_learner` or `from_onnx`, shared by threads."
+    "Photographs to classes on every level; made by `from_experiment`, `from_learner` or `from_onnx`."
     def __init__(self,
         engine, # `TorchEngine` or `OnnxEngine`
         config:dict, # size, method, resample: how images are prepared

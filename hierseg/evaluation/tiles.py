@@ -7,6 +7,7 @@ Docs: https://hierseg.github.io/hierseg/evaluation.tiles.html.md"""
 # %% ../../nbs/10c_evaluation.tiles.ipynb #fa0f77ef
 from __future__ import annotations
 
+import math
 import os
 import struct
 import tempfile
@@ -41,8 +42,8 @@ def tile_starts(
         raise ValueError(f"tile={tile}, overlap={overlap}: the overlap must be smaller than the tile, from 0")
     if n <= tile: return [0]
     grid = ALIGN if tile - overlap >= ALIGN else 1
-    count = -(-(n - tile) // ((tile - overlap) // grid * grid))
-    step = -(-(-(-(n - tile) // count)) // grid) * grid
+    count = math.ceil((n - tile) / ((tile - overlap) // grid * grid))
+    step = math.ceil((n - tile) / (count * grid)) * grid
     return [i * step for i in range(count + 1)]
 
 # %% ../../nbs/10c_evaluation.tiles.ipynb #cf1f44b2
@@ -65,7 +66,7 @@ def blend_weights(
 
 # %% ../../nbs/10c_evaluation.tiles.ipynb #c5522345
 def blended(
-    answer:Callable, # A list of arrays uint8 (h, w, 3) of one size to float32 arrays (K, h, w), which may be overwritten
+    answer:Callable, # Arrays uint8 (h, w, 3) of one size to float32 arrays (K, h, w), which may be overwritten
     rows:Callable, # (y0, y1) to the picture's pixels uint8 (y1 - y0, W, 3)
     shape:tuple, # (H, W) of the picture
     tile:int=512, # Pixels of a tile
@@ -197,8 +198,8 @@ def tiff_rows(
     # none or zlib; others need imagecodecs, or OpenCV
     plain = page.compression in (1, 8, 32946) and page.photometric.name in ('RGB', 'MINISBLACK')
     if not plain or page.planarconfig != 1 or page.dtype not in (np.uint8, np.uint16): return None
-    if page.is_memmappable: return RawRows(path, page.shape, page.parent.byteorder + page.dtype.char, page.dataoffsets[0])
-    return TiffRows(page, path)
+    if not page.is_memmappable: return TiffRows(page, path)
+    return RawRows(path, page.shape, page.parent.byteorder + page.dtype.char, page.dataoffsets[0])
 
 # %% ../../nbs/10c_evaluation.tiles.ipynb #f4c753df
 def vips_bands(
@@ -285,7 +286,7 @@ class NpyForm:
         path:Path, # The file
     ): # The open file, where the first row goes
         "Write what stands before the rows."
-        file = open(path, 'wb+')
+        file = open(path, 'wb+')      # noqa: SIM115  (`MaskRows` closes it)
         descr = np.lib.format.dtype_to_descr(self.dtype)
         np.lib.format.write_array_header_1_0(file, dict(descr=descr, fortran_order=False, shape=self.shape))
         file.flush()      # `tofile` writes past Python's buffer
@@ -310,7 +311,7 @@ class TiffForm(NpyForm):
         import tifffile
         tifffile.memmap(path, shape=self.shape, dtype=self.dtype, photometric='minisblack')
         with tifffile.TiffFile(path) as t: offset = t.pages[0].dataoffsets[0]
-        file = open(path, 'rb+')
+        file = open(path, 'rb+')      # noqa: SIM115
         file.seek(offset)
         return file
 
@@ -320,7 +321,7 @@ class PngForm(NpyForm):
         path:Path, # The file
     ): # The open file, where the first row goes
         "The signature and the header."
-        file = open(path, 'wb')
+        file = open(path, 'wb')      # noqa: SIM115
         file.write(b'\x89PNG\r\n\x1a\n')
         (h, w), bits = self.shape, 8 * self.dtype.itemsize
         self.chunk(file, b'IHDR', struct.pack('>IIBBBBB', w, h, bits, 0, 0, 0, 0))
@@ -454,7 +455,7 @@ def write_masks(
     with ExitStack() as stack:
         rows = stack.enter_context(open_rows(image))
         files = {f: stack.enter_context(MaskRows(f, rows.shape, ids[f].dtype)) for f in masks}
-        for y, x, answer in tiled_levels(predictor, rows, rule, looks, scale, **kwargs):
+        for _, x, answer in tiled_levels(predictor, rows, rule, looks, scale, **kwargs):
             chosen = [m[0] for m in predictor.engine.select(answer, rule)]
             for c, m in zip(counts, chosen): c += np.bincount(m.ravel(), minlength=len(c))
             for f, l in masks.items():

@@ -63,7 +63,7 @@ def tree_of_rows(
     tree, colors = {}, {}
     for r in kept:
         path = _insert(tree, r.path, r.id, prefixes)
-        if r.color is not None: colors['/'.join(path)] = '#%02x%02x%02x' % tuple(r.color)
+        if r.color is not None: colors['/'.join(path)] = f"#{bytes(r.color).hex()}"
     ignore = sorted({r.id for r in rows if r.void} - {r.id for r in kept})
     try: return Taxonomy({'hierarchy': _collapsed(tree), 'ignore': ignore, 'colors': colors})
     except TaxonomyError as e: raise TaxonomyError(f"{source}: {e}") from None
@@ -80,7 +80,8 @@ def rows_of_tree(
         value = taxonomy.colors.get('/'.join(path)) or taxonomy.colors.get(path[-1])
         return None if value is None else tuple(int(value[i:i + 2], 16) for i in (1, 3, 5))
     def row(k, i): return ClassRow(taxonomy.node_paths[k], i, False, color(taxonomy.node_paths[k]))
-    return [row(k, i) for k in leaves for i in taxonomy.leaf_ids[k]] + [ClassRow(('void', f'void {i}'), i, True) for i in taxonomy.ignore]
+    void = [ClassRow(('void', f'void {i}'), i, True) for i in taxonomy.ignore]
+    return [row(k, i) for k in leaves for i in taxonomy.leaf_ids[k]] + void
 
 # %% ../../nbs/01b_taxonomy.formats.ipynb #e6e5af16
 def _text(path):

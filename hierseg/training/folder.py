@@ -78,7 +78,7 @@ def plain_values(
 # %% ../../nbs/09_training.folder.ipynb #e3e21728
 FILE_KEYS = dict(augment='augmentations', bs='batch_size')
 
-# %% ../../nbs/09_training.folder.ipynb #41a679f0
+# %% ../../nbs/09_training.folder.ipynb #a71b60dc
 def experiment_config(
     learn:Learner, # The learner
     **extra # What only the caller knows: lr, epochs, seed, data
@@ -88,8 +88,9 @@ def experiment_config(
     if data is None:
         raise ExperimentError("the data was not made by HierDataLoaders, so its transforms cannot be written down; "
                               "use HierDataLoaders.from_folder, from_ids or from_df")
-    model = {'hierseg': hierseg.__version__, 'model_params': model_config(learn.model), **_pretrained(learn.model)}
-    rules = {'loss': learn.loss_func.config, 'selector': learn.selector.config}
+    net = own_model(learn)
+    model = {'hierseg': hierseg.__version__, 'model_params': model_config(net), **_pretrained(net)}
+    rules = {'loss': learn.tree_loss.config, 'selector': learn.selector.config}
     data = {FILE_KEYS.get(k, k): v for k, v in data.items()}
     return plain_values({**model, **rules, **data, **without_none(**extra)})
 
@@ -170,6 +171,14 @@ def _history_text(rows):
     names, out = list(dict.fromkeys(k for r in rows for k in r)), io.StringIO()
     csv.writer(out, lineterminator='\n').writerows([names, *([r.get(k, '') for k in names] for r in rows)])
     return out.getvalue()
+
+# %% ../../nbs/09_training.folder.ipynb #2d057cb7
+def own_model(
+    learn:Learner, # Any learner
+) -> torch.nn.Module: # Without PyTorch's wrapper
+    "The model, also while several processes train it."
+    model = learn.model
+    return model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
 
 # %% ../../nbs/09_training.folder.ipynb #77821a2f
 def peak_lr(
@@ -474,7 +483,7 @@ def _remove(path):
     if path.is_dir(): shutil.rmtree(path)
     else: path.unlink(missing_ok=True)
 
-# %% ../../nbs/09_training.folder.ipynb #9d8f412a
+# %% ../../nbs/09_training.folder.ipynb #dbdc9b84
 @patch
 def after_loss(self:ExperimentCallback):
     "Stop at the first training batch whose loss is not finite; raises `DivergedError` with its images."
@@ -491,7 +500,7 @@ def _diverged(self:ExperimentCallback, what):
 
 @patch
 def _check_weights(self:ExperimentCallback):
-    state = self.learn.model.state_dict()
+    state = own_model(self.learn).state_dict()
     bad = next((n for n, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()), None)
     if bad is not None: self._diverged(f"the weights {bad} are no finite numbers any more")
 
@@ -514,16 +523,17 @@ def after_epoch(self:ExperimentCallback):
         self.rows = rows
         if self.resumable: save_resume_state(self.learn, self.folder/'resume.safetensors', self.offset)
 
-# %% ../../nbs/09_training.folder.ipynb #b923f8ae
+# %% ../../nbs/09_training.folder.ipynb #cf3ef6bb
 @patch
 def _save(self:ExperimentCallback, epoch, rows):
     "Weights, history, checkpoints, and the configuration where the selector has changed."
     best = best_epochs(rows, self.by, self.kept if isinstance(self.kept, int) else 1) if self.by else []
-    if self.monitor and best[:1] == [epoch]: save_weights(self.learn.model, self.folder/'best.safetensors')
+    model = own_model(self.learn)
+    if self.monitor and best[:1] == [epoch]: save_weights(model, self.folder/'best.safetensors')
     if self.kept == 'all' or self.kept and epoch in best:
-        save_weights(self.learn.model, self.folder/'checkpoints'/f'epoch_{epoch:03}.safetensors')
+        save_weights(model, self.folder/'checkpoints'/f'epoch_{epoch:03}.safetensors')
     if isinstance(self.kept, int): _keep_only(self.folder/'checkpoints', best)
-    save_weights(self.learn.model, self.folder/'model.safetensors')
+    save_weights(model, self.folder/'model.safetensors')
     write_atomic(self.folder/'history.csv', _history_text(rows))
     self._note_selector()
 
@@ -531,10 +541,10 @@ def _keep_only(folder, epochs):
     for f in folder.glob('epoch_*.safetensors'):
         if f.stem not in {f'epoch_{e:03}' for e in epochs}: f.unlink()
 
-# %% ../../nbs/09_training.folder.ipynb #6d39e750
+# %% ../../nbs/09_training.folder.ipynb #f588475e
 @patch
 def _note_selector(self:ExperimentCallback):
-    now = dict(selector=plain_values(self.learn.selector.config), loss=plain_values(self.learn.loss_func.config))
+    now = dict(selector=plain_values(self.learn.selector.config), loss=plain_values(self.learn.tree_loss.config))
     if all(self.described[k] == v for k, v in now.items()): return
     self.described = {**self.described, **now}
     write_atomic(self.folder/'config.yaml', config_text(self.described))
@@ -571,7 +581,7 @@ def draw_experiment(
     save_figure(plot_history(folder/'history.csv', learn.taxonomy), folder/'curves.png')
     if n_triples: save_figure(learn.results_figure(max_n=n_triples), folder/'triples.png')
 
-# %% ../../nbs/09_training.folder.ipynb #da44dbd4
+# %% ../../nbs/09_training.folder.ipynb #4dddda8b
 class SeedEpochs(Callback):
     "Start every epoch from a seed of its own: same seed, same run, also after an interruption."
     order = -100
@@ -582,9 +592,10 @@ class SeedEpochs(Callback):
     def before_epoch(self):
         seed = int(np.random.SeedSequence([self.seed, self.epoch + self.offset]).generate_state(1)[0])
         set_seed(seed, reproducible=True)
-        self.dls.train.rng = random.Random(seed)
+        loader = vars(self.dls.train).get('dl', self.dls.train)      # several processes: theirs is wrapped
+        loader.rng = random.Random(seed)
 
-# %% ../../nbs/09_training.folder.ipynb #e262aa4d
+# %% ../../nbs/09_training.folder.ipynb #37847539
 def save_resume_state(
     learn:Learner, # A learner in the middle of `fit`
     path:str|Path, # The .safetensors file
@@ -594,7 +605,9 @@ def save_resume_state(
     state = learn.opt.state_dict()
     values = {f'opt.{i}.{k}': v for i, s in enumerate(state['state']) for k, v in s.items()}
     tensors = {k: v for k, v in values.items() if isinstance(v, torch.Tensor)}
-    tensors.update({f'model.{k}': v for k, v in learn.model.state_dict().items()})
+    tensors.update({f'model.{k}': v for k, v in own_model(learn).state_dict().items()})
+    kept = {cb.name: cb.resume_tensors() for cb in learn.cbs if hasattr(cb, 'resume_tensors')}
+    tensors.update({f'cb.{n}.{k}': v for n, state in kept.items() for k, v in state.items()})
     other = [{k: v for k, v in s.items() if not isinstance(v, torch.Tensor)} for s in state['state']]
     meta = dict(state=other, hypers=[plain_values(dict(h)) for h in state['hypers']], epoch=learn.epoch + 1,
                 n_epoch=learn.n_epoch, offset=offset, smooth_loss=_smooth_loss(learn))
@@ -608,7 +621,7 @@ def _smooth_loss(learn):
     loss = learn.recorder.smooth_loss
     return [loss.count, float(loss.val)]
 
-# %% ../../nbs/09_training.folder.ipynb #eb44303f
+# %% ../../nbs/09_training.folder.ipynb #4dddfaf5
 def load_resume_state(
     learn:Learner, # A learner with the same model
     path:str|Path, # The .safetensors file
@@ -620,6 +633,7 @@ def load_resume_state(
         learn.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith('model.')})
         learn.opt.load_state_dict(dict(state=_opt_state(learn, tensors, meta), hypers=meta['hypers']))
         learn.resumed_loss, learn.resumed_offset = meta.get('smooth_loss'), meta.get('offset', 0)
+        learn.resumed_states = _callback_states(tensors)
         return meta['epoch'], meta['n_epoch']
     except (RuntimeError, KeyError, IndexError, AssertionError) as e:
         raise ExperimentError(f"{path}: does not fit the model: {one_line(e)}") from None
@@ -632,6 +646,15 @@ def _opt_state(learn, tensors, meta):
         i, name = k[4:].split('.', 1)
         state[int(i)][name] = v.to(device)
     return state
+
+def _callback_states(tensors):
+    "What callbacks with `resume_tensors` had, by their names."
+    out = {}
+    for k, v in tensors.items():
+        if not k.startswith('cb.'): continue
+        _, name, key = k.split('.', 2)
+        out.setdefault(name, {})[key] = v
+    return out
 
 def _read_resume_state(path):
     "The tensors and the description in a resume file."

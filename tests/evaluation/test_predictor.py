@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from hierseg.data.loaders import HierDataLoaders
-from hierseg.evaluation.predictor import HierPredictor, Looks, Prediction, swap_orders
+from hierseg.evaluation.predictor import HierPredictor, Looks, predictor_of, swap_orders
 from hierseg.evaluation.writing import list_images, write_predictions
 from hierseg.core import ExperimentError
 from hierseg.training.folder import ExperimentCallback
@@ -20,7 +20,8 @@ from hierseg.evaluation.inference import predict_masks, predict_probs
 from hierseg.training.learner import hier_learner
 from hierseg.taxonomy.tree import Taxonomy
 
-TREE = {'hierarchy': {'sky': 23, 'flat': {'road': 7, 'walk': [8, 300]}, 'vehicle': {'car': 24, 'two': {'bike': 33, 'moto': 32}}}, 'ignore': 255}
+TREE = {'hierarchy': {'sky': 23, 'flat': {'road': 7, 'walk': [8, 300]},
+                      'vehicle': {'car': 24, 'two': {'bike': 33, 'moto': 32}}}, 'ignore': 255}
 
 
 @pytest.fixture(scope='module')
@@ -39,8 +40,10 @@ def folder(tmp_path_factory):
 def run(request, folder, tmp_path_factory):
     seed_everything(0)
     out = tmp_path_factory.mktemp('runs') / request.param
-    dls = HierDataLoaders.from_folder(folder, Taxonomy(TREE), size=(24, 32), bs=2, valid_pct=.4, num_workers=0, method=request.param)
-    learn = hier_learner(dls, 'unet', model_params=dict(channels_array=[8, 8], bottleneck_channels=8, block_depth=1), selector='smart')
+    how = dict(size=(24, 32), bs=2, valid_pct=.4, num_workers=0, method=request.param)
+    dls = HierDataLoaders.from_folder(folder, Taxonomy(TREE), **how)
+    params = dict(channels_array=[8, 8], bottleneck_channels=8, block_depth=1)
+    learn = hier_learner(dls, 'unet', model_params=params, selector='smart')
     with learn.no_bar(), learn.no_logging():
         learn.fit(1, 1e-2, cbs=ExperimentCallback(folder=out, n_triples=0))
     return out
@@ -49,7 +52,8 @@ def run(request, folder, tmp_path_factory):
 @pytest.mark.parametrize('selector', [None, 'simple', 'topdown', 'bestpath', 'mincost'])
 def test_equal_to_predict_masks(run, folder, selector):
     learn, p, files = load_experiment(run), HierPredictor.from_experiment(run), list_images(folder / 'images')
-    for (_, want), (_, got) in zip(predict_masks(learn, files, selector, bs=2), p.predict_many(files, bs=2, selector=selector)):
+    pairs = zip(predict_masks(learn, files, selector, bs=2), p.predict_many(files, bs=2, selector=selector))
+    for (_, want), (_, got) in pairs:
         assert [o.tolist() for o in want] == [o.tolist() for o in got.levels]
 
 
@@ -101,7 +105,8 @@ def test_what_a_prediction_says(run, folder):
         assert [r['pixels'] for r in rows] == [int((answer.levels[l] == k).sum()) for k in range(tax.n_classes[l])]
         assert sum(r['share'] for r in rows) == pytest.approx(1)
     there = answer.at(51, 39)
-    assert [r['probability'] for r in there] == [pytest.approx(float(p[m[39, 51], 39, 51])) for p, m in zip(answer.probs, answer.levels)]
+    want = [float(p[m[39, 51], 39, 51]) for p, m in zip(answer.probs, answer.levels)]
+    assert [r['probability'] for r in there] == pytest.approx(want)
     assert 'Prediction of 0.png, 52x40 pixels' in repr(answer) and answer._repr_html_().count('<img') == tax.n_levels
     with pytest.raises(IndexError, match='52x40'):
         answer.at(52, 0)
@@ -116,7 +121,8 @@ class Red(torch.nn.Module):
         return 9 * torch.cat([1 - red, red * left, 0 * red, red * (1 - left), 0 * red], 1)
 
 
-SIDES = Taxonomy({'bg': 0, 'left': {'left_arm': 1, 'left_leg': 2}, 'right': {'right_arm': 3, 'right_leg': 4}})
+SIDES_TREE = {'bg': 0, 'left': {'left_arm': 1, 'left_leg': 2}, 'right': {'right_arm': 3, 'right_leg': 4}}
+SIDES = Taxonomy(SIDES_TREE)
 
 
 def sides():
@@ -130,7 +136,8 @@ def test_a_mirror_exchanges_left_and_right():
     x[2:4, :, 0] = 255
     plain = sides().predict(x, probs=True)
     looks = Looks(hflip=True, vflip=True, swap=[(1, 3), (2, 4)])
-    # the network calls what lies left 'left': with the exchange, the mirrored answers contradict the plain ones and are averaged
+    # the network calls what lies left 'left': with the exchange, the mirrored answers contradict the plain ones
+    # and are averaged
     got = sides().predict(x, probs=True, looks=looks)
     # without the exchange a mirrored answer says 'right' of the left half after one mirror across the middle
     left = plain.probs[-1][:, 2, 0]
@@ -140,14 +147,40 @@ def test_a_mirror_exchanges_left_and_right():
     np.testing.assert_allclose(h.probs[-1][:, 2, 0], left, atol=1e-6)            # right in the mirror, exchanged: left
     np.testing.assert_allclose(none.probs[-1][[1, 3], 2, 0], [.5 * left[1] + .5 * left[3]] * 2, atol=1e-6)
     np.testing.assert_allclose(h.probs[0][:, 2, 0], plain.probs[0][:, 2, 0], atol=1e-6)
-    # upside down alone is exchanged although left stays left, and both mirrors together are a turn, which exchanges nothing
+    # upside down alone is exchanged although left stays left, and both mirrors together are a turn,
+    # which exchanges nothing
     want = (left + left + left[[0, 3, 4, 1, 2]] + left[[0, 3, 4, 1, 2]]) / 4
     np.testing.assert_allclose(got.probs[-1][:, 2, 0], want, atol=1e-6)
 
 
+def test_a_mirror_exchanges_what_the_tree_pairs():
+    from hierseg.decoding.heads import LeafHead
+    from hierseg.evaluation.engine import TorchEngine
+    x = np.zeros((6, 8, 3), np.uint8)
+    x[2:4, :, 0] = 255
+    tree = Taxonomy(SIDES_TREE, swap=[['left_arm', 'right_arm'], ['left_leg', 'right_leg']])
+    paired = HierPredictor(TorchEngine(Red(), LeafHead(tree)), dict(size=None))
+    named = sides().predict(x, probs=True, looks=Looks(swap=[(1, 3), (2, 4)]))
+    for a, b, c in zip(paired.predict(x, probs=True, looks=True).probs, named.probs,
+                       sides().predict(x, probs=True, looks=True).probs):
+        assert (a == b).all() and (a != c).any()
+    unpaired = paired.predict(x, probs=True, looks=Looks(swap=()))
+    assert (unpaired.probs[-1] == sides().predict(x, probs=True, looks=True).probs[-1]).all()
+
+
+def test_a_predictor_of_whatever_is_named(run):
+    p = HierPredictor.from_experiment(run)
+    assert predictor_of(p) is p and predictor_of(str(run), selector='topdown').spec == 'topdown'
+    with pytest.raises(DataError, match='no.onnx: no such file'):
+        predictor_of('no.onnx')
+    with pytest.raises(ExperimentError, match='config.yaml'):
+        predictor_of(run.parent)
+
+
 def test_an_exchange_that_tears_a_class_is_refused():
     assert [o.tolist() for o in swap_orders(SIDES, [(1, 3), (2, 4)])] == [[0, 2, 1], [0, 3, 4, 1, 2]]
-    for swap, text in (([(1, 3)], 'would tear left'), ([(1, 1)], 'no pair'), ([(1, 3), (3, 2)], 'no pair'), ([(0, 7)], 'no pair')):
+    torn, no_pair = [(1, 3)], ([(1, 1)], [(1, 3), (3, 2)], [(0, 7)])
+    for swap, text in ((torn, 'would tear left'), *((s, 'no pair') for s in no_pair)):
         with pytest.raises(ValueError, match=text):
             swap_orders(SIDES, swap)
 
@@ -159,7 +192,8 @@ def test_looks_are_averaged_at_native_size(run, folder):
     if p.method == 'squash':
         mirrored = p.predict(x[:, ::-1].copy(), probs=True).probs
         for a, b, c in zip(both, p.predict(f, probs=True).probs, mirrored):
-            np.testing.assert_allclose(a, (b + c[..., ::-1]) / 2, atol=2e-2)      # Pillow's filters are not mirrored to the bit
+            # Pillow's filters are not mirrored to the bit
+            np.testing.assert_allclose(a, (b + c[..., ::-1]) / 2, atol=2e-2)
     for o in p.predict(f, probs=True, looks=Looks((.5, 1, 1.7), vflip=True)).probs:
         np.testing.assert_allclose(o.sum(0), 1, atol=1e-5)
 
@@ -176,11 +210,14 @@ def test_folder_says_what_it_holds(run, folder, tmp_path):
                 np.testing.assert_allclose(z[n], answer.probs[l], atol=1e-3)
                 written = {c['written']: c['class'] for c in about['levels'][n]}
                 mask = read_mask(tmp_path / f'out/{f.stem}_{n}.png')
-                assert {written[i] for i in np.unique(mask)} == {p.taxonomy.level_classes[l][k] for k in np.unique(answer.levels[l])}
+                classes = {p.taxonomy.level_classes[l][k] for k in np.unique(answer.levels[l])}
+                assert {written[i] for i in np.unique(mask)} == classes
         rows = [r for r in csv.DictReader(open(tmp_path / 'out/area.csv')) if r['image'] == f.stem]
-        assert [(r['level'], r['class'], int(r['pixels'])) for r in rows] == [(r['level'], r['class'], r['pixels']) for r in answer.area()]
+        table = [[(r['level'], r['class'], int(r['pixels'])) for r in o] for o in (rows, answer.area())]
+        assert table[0] == table[1]
         wide = Image.open(tmp_path / f'out/{f.stem}_overlay.png')
-        assert wide.size[0] > answer.shape[1] and (np.asarray(wide)[:answer.shape[0], :answer.shape[1]] == answer.overlay(f)).all()
+        assert wide.size[0] > answer.shape[1]
+        assert (np.asarray(wide)[:answer.shape[0], :answer.shape[1]] == answer.overlay(f)).all()
 
 
 def test_a_broken_file_is_passed_over_and_resume_does_the_rest(run, folder, tmp_path):
@@ -199,7 +236,8 @@ def test_a_broken_file_is_passed_over_and_resume_does_the_rest(run, folder, tmp_
     (tmp_path / 'out/area.csv').write_text(table[:table.rindex('4,')] + '4,lev')      # switched off while writing
     before = (tmp_path / 'out/0.png').stat().st_mtime_ns
     again = write_predictions(p, photos, tmp_path / 'out', resume=True)
-    assert [f.name for f in again.done] == ['2.png', '3.png', '4.png'] and [f.name for f in again.skipped] == ['0.png', '1.png']
+    assert [f.name for f in again.done] == ['2.png', '3.png', '4.png']
+    assert [f.name for f in again.skipped] == ['0.png', '1.png']
     assert (tmp_path / 'out/0.png').stat().st_mtime_ns == before
     rows = list(csv.DictReader(open(tmp_path / 'out/area.csv')))
     assert len(rows) == 5 * sum(p.taxonomy.n_classes) and {r['image'] for r in rows} == set('01234')
@@ -217,7 +255,8 @@ def test_tiles_in_a_folder(run, folder, tmp_path):
 
 def test_answers_never_go_into_a_data_set(run, folder, tmp_path):
     p = HierPredictor.from_experiment(run)
-    for out, text in ((folder / 'images', 'holds the photographs'), (folder / 'masks', 'belongs to the data set'), (folder / 'images/new', 'belongs to the data set'),
+    for out, text in ((folder / 'images', 'holds the photographs'), (folder / 'masks', 'belongs to the data set'),
+                      (folder / 'images/new', 'belongs to the data set'),
                       (folder / 'images/0.png', 'is a file')):
         with pytest.raises(DataError, match=text):
             write_predictions(p, [folder / 'images/0.png'], out)

@@ -12,7 +12,7 @@ from hierseg.evaluation.predictor import HierPredictor
 from hierseg.core import ExperimentError
 from hierseg.training.folder import ExperimentCallback
 from hierseg.training.run import load_experiment, seed_everything
-from hierseg.export.hub import SHARED, bundle, model_card, pretrained_folder, push_to_hub
+from hierseg.export.hub import SHARED, bundle, model_card, pretrained_folder, pull_from_hub, push_to_hub
 from hierseg.data.files import find_pairs
 from hierseg.evaluation.inference import predict_masks
 from hierseg.evaluation.report import evaluate
@@ -28,19 +28,23 @@ def run(tmp_path_factory):
     dls = HierDataLoaders.from_folder(data, data / 'classes_hierarchy.yaml', size=32, bs=4, num_workers=0)
     learn = hier_learner(dls, 'unet', model_params=dict(channels_array=[8], bottleneck_channels=8, block_depth=1))
     with learn.no_bar(), learn.no_logging():
-        learn.fit_one_cycle(1, 1e-2, cbs=ExperimentCallback(folder=d / 'run', data=dict(path=str(data)), monitor='miou_level_1'))
+        keep = ExperimentCallback(folder=d / 'run', data=dict(path=str(data)), monitor='miou_level_1')
+        learn.fit_one_cycle(1, 1e-2, cbs=keep)
     (d / 'run/scores.json').write_text(json.dumps(evaluate(learn, find_pairs(data)).report()))
     return d / 'run'
 
 
 def same(a, b):
     x = synthetic_sample(1, (50, 40))[0]
-    return all((p == q).all() for p, q in zip(HierPredictor.from_experiment(a).predict(x).levels, HierPredictor.from_pretrained(b).predict(x).levels))
+    ours, theirs = HierPredictor.from_experiment(a).predict(x), HierPredictor.from_pretrained(b).predict(x)
+    return all((p == q).all() for p, q in zip(ours.levels, theirs.levels))
 
 
 def test_the_bundle_predicts_the_same_and_says_nothing_of_this_machine(run, tmp_path):
     out = bundle(run, tmp_path / 'b', 'me/people', 'apache-2.0', 'A note.')
-    assert same(run, out) and {f.name for f in out.iterdir()} <= {*SHARED} and {'model.safetensors', 'best.safetensors', 'README.md', 'scores.json'} <= {f.name for f in out.iterdir()}
+    there = {f.name for f in out.iterdir()}
+    assert same(run, out) and there <= {*SHARED}
+    assert {'model.safetensors', 'best.safetensors', 'README.md', 'scores.json'} <= there
     for f in out.iterdir():
         assert b'hub_secret_place' not in f.read_bytes() and b'train_0' not in f.read_bytes(), f
         assert not f.read_bytes().startswith((b'\x80', b'PK')), f'{f} is a pickle or an archive'
@@ -58,10 +62,13 @@ def test_the_card_holds_the_scores(run):
     for s, r in report['selectors'].items():
         values = [v['miou'] for v in r['levels'].values()]
         assert f'| {s} | ' + ' | '.join(f'{v:.3f}' for v in values) + ' |' in card
-        assert [m['value'] for m in front['model-index'][0]['results'][0]['metrics'] if f'({s})' in m['name']] == [round(v, 4) for v in values]
-    assert front['license'] == 'mit' and front['library_name'] == 'hierseg' and '# people' in card and 'Not for surgery.' in card
+        metrics = front['model-index'][0]['results'][0]['metrics']
+        assert [m['value'] for m in metrics if f'({s})' in m['name']] == [round(v, 4) for v in values]
+    assert front['license'] == 'mit' and front['library_name'] == 'hierseg'
+    assert '# people' in card and 'Not for surgery.' in card
     assert "from_pretrained('me/people')" in card and 'upper_body' in card and '1 epochs' in card
-    assert hub.ModelCard(card).data.to_dict()["pipeline_tag"] == "image-segmentation"      # the hub's own reader takes it
+    # the hub's own reader takes it
+    assert hub.ModelCard(card).data.to_dict()['pipeline_tag'] == 'image-segmentation'
 
 
 def test_without_scores_the_card_says_so(run, tmp_path):
@@ -89,7 +96,10 @@ def test_push_makes_one_commit_with_the_librarys_calls(run, monkeypatch, tmp_pat
     assert calls == [('api', 't'), ('create', 'me/people', True, True), ('upload', 'me/people', 'first', True)]
     assert same(run, there)
     asked = []
-    monkeypatch.setattr(hub, 'snapshot_download', lambda repo, **kwargs: asked.append((repo, kwargs['revision'], kwargs['allow_patterns'])) or str(there))
+    def download(repo, **kwargs):
+        asked.append((repo, kwargs['revision'], kwargs['allow_patterns']))
+        return str(there)
+    monkeypatch.setattr(hub, 'snapshot_download', download)
     assert pretrained_folder('me/people', revision='v1') == there and asked == [('me/people', 'v1', list(SHARED))]
     assert 'USER' not in (there / 'README.md').read_text()
 
@@ -100,7 +110,8 @@ def test_the_librarys_real_signatures_take_what_we_pass():
     inspect.signature(api.__init__).bind(None, token=None, library_name='', library_version='')
     inspect.signature(api.create_repo).bind(None, 'a/b', private=True, exist_ok=True)
     inspect.signature(api.upload_folder).bind(None, repo_id='a/b', folder_path='', commit_message='', allow_patterns=[])
-    inspect.signature(hub.snapshot_download).bind('a/b', revision=None, cache_dir=None, token=None, allow_patterns=[], library_name='')
+    given = dict(revision=None, cache_dir=None, token=None, allow_patterns=[], library_name='')
+    inspect.signature(hub.snapshot_download).bind('a/b', **given)
 
 
 def test_refusals(run, monkeypatch, tmp_path):
@@ -114,3 +125,14 @@ def test_refusals(run, monkeypatch, tmp_path):
     monkeypatch.setattr(hub, 'snapshot_download', fails)
     with pytest.raises(ExperimentError, match='me/people: cannot be had from the hub: no network'):
         HierPredictor.from_pretrained('me/people', cache_dir=tmp_path)
+
+
+def test_a_copy_of_a_shared_experiment(run, tmp_path):
+    shared = bundle(run, tmp_path / 'shared')
+    copied = pull_from_hub(shared, tmp_path / 'copy')
+    assert same(run, copied) and {f.name for f in copied.iterdir()} == {f.name for f in shared.iterdir()}
+    with pytest.raises(ExperimentError, match='copy: is not empty'):
+        pull_from_hub(shared, copied)
+    with pytest.raises(ExperimentError, match='neither a folder nor a repository'):
+        pull_from_hub('nothing', tmp_path / 'other')
+    assert not (tmp_path / 'other').exists()

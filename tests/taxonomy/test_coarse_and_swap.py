@@ -103,3 +103,12 @@ def test_the_swap_table_is_its_own_inverse(tree):
 def test_person_has_no_sides():
     assert Taxonomy(PERSON).left_right_pairs() == [] and Taxonomy(PERSON).swap == []
     assert (Taxonomy(PERSON).swap_table == np.arange(10)).all()
+
+
+@given(trees(), st.integers(0, 2**31 - 1))
+def test_the_data_room_encodes_as_the_tree_does(tree, seed):
+    from hierseg.data.tensors import class_indices, encode_mask
+    tax, _ = with_coarse(tree)
+    known = [i for ids in tax.node_ids for i in ids]
+    raw = np.random.default_rng(seed).choice(known, (6, 7)).astype(np.uint16)
+    assert (class_indices(encode_mask(raw, tax)) == tax.encode(raw)).all()
