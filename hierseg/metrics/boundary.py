@@ -46,37 +46,42 @@ def _dilated(x, size, d):
     kernel = np.ones(size, np.uint8)
     return np.stack([cv2.dilate(o, kernel, anchor=(d, d), borderType=cv2.BORDER_REPLICATE) for o in x])
 
-# %% ../../nbs/07c_metrics.boundary.ipynb #66c91591
+# %% ../../nbs/07c_metrics.boundary.ipynb #2ab0d4ce
 def band_depth(
     mask:torch.Tensor, # (B, H, W) leaf class indices, negative is void
     taxonomy:Taxonomy, # The tree
     d:int, # Width of the band in pixels
 ) -> torch.Tensor: # (B, H, W) uint8; 0 outside all bands and where void
     "On how many levels, from the leaves up, each pixel lies within `d` of its region's border."
-    if mask.is_cuda or mask.min() < 0:
+    if mask.is_cuda or mask.numpy().min() < 0:
         return torch.stack([in_band(m, d) for m in decompose_mask(mask, taxonomy)]).sum(0).to(torch.uint8)
-    mask = _small(mask, taxonomy)
-    right, below = _apart(mask, 1, taxonomy), _apart(mask, mask.shape[2], taxonomy)
-    out = np.maximum(_dilated(right, (2*d + 1, 2*d), d), _dilated(below, (2*d, 2*d + 1), d))
-    for edge in (out[:, :d], out[:, -d:], out[:, :, :d], out[:, :, -d:]): edge[...] = taxonomy.n_levels
-    return torch.from_numpy(out)
+    return torch.from_numpy(_depth(_small(mask, taxonomy), taxonomy, d))
 
-def _apart(mask, step, taxonomy):
-    "uint8: on how many levels a pixel differs from the one `step` behind; where a row ends is band in any case."
-    flat, out = mask.reshape(-1), np.zeros(mask.size, dtype=np.uint8)
-    at = np.flatnonzero(flat[step:] != flat[:-step])
-    a, b = flat[at], flat[at + step]
-    if (n := taxonomy.n_leaves) <= 256:
-        apart = taxonomy.cached('distance_uint8', lambda: taxonomy.distance.astype(np.uint8).reshape(-1))
-        out[at] = apart[a.astype(np.int64) * n + b]
-    else: out[at] = sum((up[a] != up[b]).astype(np.uint8) for up in taxonomy.lift)
-    return out.reshape(mask.shape)
+def _depth(mask, taxonomy, d):
+    "The map of an array without void; where a row ends, the next begins, which is band in any case."
+    width, flat = mask.shape[-1], mask.reshape(-1)
+    right, below = np.zeros(mask.size, dtype=np.uint8), np.zeros(mask.size, dtype=np.uint8)
+    for out, step in ((right, 1), (below, width)):
+        at = np.flatnonzero(flat[step:] != flat[:-step])
+        out[at] = _levels_apart(flat[at], flat[at + step], taxonomy)
+    out = np.maximum(right, below)              # each pair lies in two blocks
+    np.maximum(out[:-width], right[width:], out=out[:-width])
+    np.maximum(out[:-1], below[1:], out=out[:-1])
+    out = _dilated(out.reshape(mask.shape), (2*d, 2*d), d)
+    for edge in (out[:, :d], out[:, -d:], out[:, :, :d], out[:, :, -d:]): edge[...] = taxonomy.n_levels
+    return out
+
+def _levels_apart(a, b, taxonomy):
+    "uint8: on how many levels leaves differ."
+    if (n := taxonomy.n_leaves) > 256: return sum((up[a] != up[b]).astype(np.uint8) for up in taxonomy.lift)
+    apart = taxonomy.cached('distance_uint8', lambda: taxonomy.distance.astype(np.uint8).reshape(-1))
+    return apart[a.astype(np.int64) * n + b]
 
 def _small(mask, taxonomy):
     "A mask of leaves as an array of the smallest type that holds them; what is void becomes anything."
     return mask.numpy().astype(np.uint8 if taxonomy.n_leaves <= 256 else np.int32)
 
-# %% ../../nbs/07c_metrics.boundary.ipynb #26c48f73
+# %% ../../nbs/07c_metrics.boundary.ipynb #adaa2ed0
 class BoundaryIoU(StreamingCount):
     "Streaming boundary IoU of every level (Cheng et al. 2021), pooled over all pixels."
     def __init__(self,
@@ -130,12 +135,14 @@ def _count_levels(pred, target, depth, taxonomy, d):
 def _count_kinds(pred, target, depth, taxonomy, d):
     "The same for a prediction whose levels agree: its leaves, `pred[-1]`, say all."
     n, levels = taxonomy.n_leaves, taxonomy.n_levels + 1
-    guess = band_depth(pred[-1], taxonomy, d)
-    if target.min() < 0: guess, target = guess.masked_fill(target < 0, 0), target.clamp(min=0)
-    kind = _small(target, taxonomy).astype(np.int32 if (n * levels)**2 < 2**31 else np.int64)
-    for o, size in ((_small(pred[-1], taxonomy), n), (depth.numpy(), levels), (guess.numpy(), levels)):
+    leaf = _small(pred[-1], taxonomy)
+    guess = _depth(leaf, taxonomy, d)
+    true = target.numpy()
+    if true.min() < 0: guess, true = np.where(true < 0, 0, guess), np.maximum(true, 0)
+    kind = true.astype(np.min_scalar_type((n * levels)**2))
+    for o, size in ((leaf, n), (depth.numpy(), levels), (guess, levels)):
         kind *= size
-        kind += o
+        kind += o.astype(kind.dtype, copy=False)
     kind, counts = _counted(kind.reshape(-1), (n * levels)**2)
     t, p, dt, dp = np.unravel_index(kind, (n, n, levels, levels))
     out = []
@@ -148,14 +155,16 @@ def _count_kinds(pred, target, depth, taxonomy, d):
 
 def _consistent(pred, taxonomy):
     leaf = _small(pred[-1], taxonomy)
-    if leaf.dtype == np.uint8: lifted = lambda up: cv2.LUT(leaf, np.pad(up, (0, 256 - len(up))).astype(np.uint8))
-    else: lifted = lambda up: up.astype(leaf.dtype)[leaf]
-    return all(np.array_equal(lifted(up), _small(p, taxonomy)) for up, p in zip(taxonomy.lift, pred[:-1]))
+    def lifted(l):
+        if leaf.dtype != np.uint8: return taxonomy.lift[l].astype(leaf.dtype)[leaf]
+        table = np.resize(taxonomy.lift[l].astype(np.uint8), 256)
+        return cv2.LUT(leaf, table)
+    return all(np.array_equal(lifted(l), _small(p, taxonomy)) for l, p in enumerate(pred[:-1]))
 
 def _counted(x, n):
     "The numbers below n that occur, and how often."
     if n > 2**20: return np.unique(x, return_counts=True)
-    counts = np.bincount(x, minlength=n)
+    counts = histogram(torch.from_numpy(x.astype(np.int32)), n).numpy()
     return np.flatnonzero(counts), counts[counts > 0]
 
 # %% ../../nbs/07c_metrics.boundary.ipynb #0aeca56b

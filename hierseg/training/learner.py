@@ -52,7 +52,7 @@ from ..plotting.curves import plot_history
 # %% auto #0
 __all__ = ['HierLearner', 'hier_learner', 'same_draws', 'sample_triples', 'triples_figure', 'show_results', 'plot_top_losses']
 
-# %% ../../nbs/09b_training.learner.ipynb #38aa312e
+# %% ../../nbs/09b_training.learner.ipynb #28e2fd47
 class HierLearner(Learner):
     "A fastai `Learner` that knows the tree of its classes."
     @delegates(Learner.__init__)
@@ -95,7 +95,7 @@ class HierLearner(Learner):
     def predict(self, item, rm_type_tfms=None, with_input=False):
         "The levels, the same as a tensor, and the leaf probabilities, of a file, a picture, an array or a tensor."
         out = super().predict(_as_array(item), rm_type_tfms, with_input)
-        return (*out[:-2], *(plain_tensor(o).clone() for o in out[-2:]))     # these may be saved, and drag no tree along
+        return (*out[:-2], *(plain_tensor(o).clone() for o in out[-2:]))     # may be saved without the tree
 
     def _end_cleanup(self):
         "What `fit` does last: the table is kept, for the next call of `validate` wipes it out."

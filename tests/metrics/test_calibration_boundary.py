@@ -37,7 +37,7 @@ def test_calibration_against_loops(tree, seed, n_bins):
         bins = np.minimum((conf * n_bins).astype(int), n_bins - 1)[t.numpy() >= 0]
         n, c, a = cal.reliability(l)
         assert n.sum() == (t >= 0).sum()
-        if not len(np.unique(conf * n_bins % 1 < 1e-4)) == 1:
+        if len(np.unique(conf * n_bins % 1 < 1e-4)) != 1:
             continue        # a confidence on a bin's edge may fall either way
         for b in range(n_bins):
             ok = bins == b

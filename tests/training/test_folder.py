@@ -12,12 +12,12 @@ import yaml
 from fastai.callback.core import Callback
 
 from hierseg.cli import main
-from hierseg.core import ExperimentError
+from hierseg.core import ExperimentError, remove_temporary
 from hierseg.data.loaders import HierDataLoaders
 from hierseg.data.synthetic import make_synthetic
 from hierseg.training import folder as ex
 from hierseg.training.folder import (DivergedError, ExperimentCallback, FolderLock, batch_names, best_epochs, may_train_into,
-                                     read_history, remove_temporary)
+                                     read_history)
 from hierseg.training.learner import hier_learner
 from hierseg.training.run import load_experiment, resume_experiment, train_experiment
 
