@@ -76,6 +76,14 @@ def plain_values(
     if isinstance(o, (np.generic, torch.Tensor)) and o.ndim == 0: return o.item()
     return o.tolist() if isinstance(o, (np.ndarray, torch.Tensor)) else o
 
+# %% ../../nbs/09_training.folder.ipynb #2d057cb7
+def own_model(
+    learn:Learner, # Any learner
+) -> Any: # A module, without PyTorch's wrapper
+    "The model, also while several processes train it."
+    model = learn.model
+    return model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
+
 # %% ../../nbs/09_training.folder.ipynb #e3e21728
 FILE_KEYS = dict(augment='augmentations', bs='batch_size')
 
@@ -172,14 +180,6 @@ def _history_text(rows):
     names, out = list(dict.fromkeys(k for r in rows for k in r)), io.StringIO()
     csv.writer(out, lineterminator='\n').writerows([names, *([r.get(k, '') for k in names] for r in rows)])
     return out.getvalue()
-
-# %% ../../nbs/09_training.folder.ipynb #2d057cb7
-def own_model(
-    learn:Learner, # Any learner
-) -> Any: # A module, without PyTorch's wrapper
-    "The model, also while several processes train it."
-    model = learn.model
-    return model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
 
 # %% ../../nbs/09_training.folder.ipynb #77821a2f
 def peak_lr(
@@ -475,7 +475,7 @@ def after_loss(self:ExperimentCallback):
     if not self.live or not self.training or bool(torch.isfinite(self.learn.loss).all()): return
     names = batch_names(self.dl, self.iter)
     which = f" ({one_line(', '.join(names))})" if names else ''
-    self._diverged(f"the loss is {float(self.learn.loss.mean())} at batch {self.iter + 1}{which}")
+    self._diverged(f"the loss is {float(self.learn.loss.detach().mean())} at batch {self.iter + 1}{which}")
 
 @patch
 def _diverged(self:ExperimentCallback, what):
