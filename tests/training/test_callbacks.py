@@ -12,7 +12,8 @@ from fastai.torch_core import set_seed
 from torch import nn
 
 import hierseg.training.callbacks as callbacks
-from hierseg.training.callbacks import LossTerms, SelectorScores, SelectorSwitch, ShowTriples, sample_triples
+from hierseg.training.callbacks import LossTerms, SelectorScores, SelectorSwitch, ShowTriples
+from hierseg.training.learner import sample_triples
 from hierseg.data.loaders import HierDataLoaders
 from hierseg.training.folder import ExperimentCallback
 from hierseg.training.run import load_experiment

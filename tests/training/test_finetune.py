@@ -172,9 +172,9 @@ def test_resume_with_groups(data, tmp_path, coarse_run):
 
 # heads
 
-def _n(tax): return dict(leaf=tax.n_leaves, nodes=tax.n_nodes, levels=sum(tax.n_classes), embedding=tax.n_leaves + 64)
+def _n(tax): return dict(leaf=tax.n_leaves, nodes=tax.n_nodes, levels=sum(tax.n_classes), embedding=tax.n_leaves + 64, conditional=tax.n_nodes)
 
-HEAD_OF = dict(treemin='nodes', focal_treemin='nodes', tree_triplet='embedding', consistency='levels')
+HEAD_OF = dict(treemin='nodes', focal_treemin='nodes', tree_triplet='embedding', consistency='levels', conditional='conditional')
 
 
 @pytest.mark.parametrize('name', [n for n in list_losses() if n not in ('tv', 'boundary')])
