@@ -484,13 +484,17 @@ def _run_demo(args):
     print(run(args.out, args.size, args.n_train, args.n_valid, args.epochs, args.seed))
 
 # %% ../nbs/12_cli.ipynb #e63180d5
-def build_parser() -> argparse.ArgumentParser: # The parser of all commands
+def build_parser(
+    options:bool=True, # With the options of every command; the overview does without
+) -> argparse.ArgumentParser: # The parser of all commands
     "The command line."
     what = "Hierarchical semantic segmentation: classes that form a tree, right at every level."
     p = _Parser('hierseg', description=what, epilog="start with:\n  hierseg demo", formatter_class=_Help)
     p.add_argument('--version', action='version', version=f'hierseg {hierseg.__version__}')
     sub = p.add_subparsers(metavar='COMMAND', required=True)
-    for name, (help, example, run, add) in _COMMANDS.items(): add(_command(sub, name, help, example, run))
+    for name, (help, example, run, add) in _COMMANDS.items():
+        command = _command(sub, name, help, example, run)
+        if options: add(command)
     return p
 
 _COMMANDS = dict(
@@ -524,7 +528,9 @@ def main(
     for stream in (sys.stdout, sys.stderr):                     # a terminal that cannot draw ├
         getattr(stream, 'reconfigure', lambda **k: None)(errors='replace')
     if _rank(): sys.stdout = open(os.devnull, 'w', encoding='utf-8')      # noqa: SIM115
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    overview = argv[:1] in (['-h'], ['--help'], ['--version'])
+    args = build_parser(options=not overview).parse_args(argv)
     for kind in (FutureWarning, DeprecationWarning): warnings.filterwarnings('ignore', category=kind)   # of libraries
     warnings.showwarning = _say_warning
     try:

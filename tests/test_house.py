@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / 'hierseg'
 ROOMS = ['core', 'taxonomy', 'config', 'plotting', 'data', 'decoding', 'losses', 'metrics', 'models', 'training', 'evaluation', 'export', 'app',
          'demo', 'cli', 'all']
-MODULES = sorted(p for p in PACKAGE.rglob('*.py') if p.name not in ('_modidx.py', '_moved.py'))
+MODULES = sorted(p for p in PACKAGE.rglob('*.py') if p.name not in ('_modidx.py', '_moved.py', '__main__.py'))
 # imported inside a function: what is optional, or so slow that it waits until somebody asks for it
 LATE = {'timm', 'segmentation_models_pytorch', 'albumentations', 'cv2', 'IPython', 'tifffile', 'huggingface_hub', 'onnx', 'onnxruntime', 'onnxscript',
         'gradio', 'torchmetrics', 'accelerate', 'tqdm', 'scipy', 'matplotlib', 'pyvips'}
