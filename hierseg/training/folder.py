@@ -76,6 +76,14 @@ def plain_values(
     if isinstance(o, (np.generic, torch.Tensor)) and o.ndim == 0: return o.item()
     return o.tolist() if isinstance(o, (np.ndarray, torch.Tensor)) else o
 
+# %% ../../nbs/09_training.folder.ipynb #2d057cb7
+def own_model(
+    learn:Learner, # Any learner
+) -> Any: # A module, without PyTorch's wrapper
+    "The model, also while several processes train it."
+    model = learn.model
+    return model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
+
 # %% ../../nbs/09_training.folder.ipynb #e3e21728
 FILE_KEYS = dict(augment='augmentations', bs='batch_size')
 
@@ -172,14 +180,6 @@ def _history_text(rows):
     names, out = list(dict.fromkeys(k for r in rows for k in r)), io.StringIO()
     csv.writer(out, lineterminator='\n').writerows([names, *([r.get(k, '') for k in names] for r in rows)])
     return out.getvalue()
-
-# %% ../../nbs/09_training.folder.ipynb #2d057cb7
-def own_model(
-    learn:Learner, # Any learner
-) -> Any: # A module, without PyTorch's wrapper
-    "The model, also while several processes train it."
-    model = learn.model
-    return model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
 
 # %% ../../nbs/09_training.folder.ipynb #77821a2f
 def peak_lr(
