@@ -15,7 +15,7 @@ import pytest
 import hierseg
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = {'onnx', 'app', 'hub', 'distributed', 'large', 'tracking', 'dev', 'all'}
+EXTRAS = {'onnx', 'app', 'hub', 'distributed', 'large', 'torchmetrics', 'tracking', 'dev', 'all'}
 # `python -m build` without the environments of its own that would need a network
 BUILD = """import sys
 from pathlib import Path

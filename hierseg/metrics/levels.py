@@ -19,7 +19,7 @@ from .confusion import LevelConfusion
 from .counting import class_sizes
 
 try: from torchmetrics import Metric
-except ImportError as e: raise ImportError("LevelIoU needs torchmetrics: pip install torchmetrics") from e
+except ImportError as e: raise ImportError("LevelIoU needs torchmetrics: pip install 'hierseg[torchmetrics]'") from e
 
 # %% auto #0
 __all__ = ['LevelIoU']

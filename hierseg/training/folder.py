@@ -351,7 +351,7 @@ class ExperimentCallback(Callback):
         self.folder = None if folder is None else Path(folder)
         self.keep, self.kept = checkpoints, checkpoints_kept(checkpoints)
         self.rows, self.offset, self.described, self.live = [], 0, None, False
-        self.made, self.claimed, self.lock, self.wrote = False, False, None, []
+        self.made, self.claimed, self.folder_lock, self.wrote = False, False, None, []
     def _idle(self):
         return hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds') or rank_distrib() > 0
     def before_fit(self): self.live = False
@@ -362,9 +362,9 @@ class ExperimentCallback(Callback):
         if learn is None: self._release()                  # taken off its learner, as after an error in `fit`
         self.__dict__['_learn'] = learn
     def _release(self):
-        lock = self.__dict__.get('lock')
+        lock = self.__dict__.get('folder_lock')
         if lock is not None: lock.release()
-        self.__dict__['lock'] = None
+        self.__dict__['folder_lock'] = None
     def _write(self, name, text):
         "A file of the description; what this run did not write it never removes."
         self.wrote.append(write_atomic(self.folder/name, text))
@@ -460,8 +460,8 @@ def _taken(folder): return ExperimentError(f"{folder}: exists already and is not
 @patch
 def _claim(self:ExperimentCallback):
     "Lock the folder until this fit has ended."
-    if self.lock is not None: return
-    try: self.lock = FolderLock(self.folder, 'resumable' if self.resumable else '')
+    if self.folder_lock is not None: return
+    try: self.folder_lock = FolderLock(self.folder, 'resumable' if self.resumable else '')
     except OSError as e: raise ExperimentError(f"{self.folder}: cannot be written: {e.strerror}") from None
 
 @patch

@@ -13,11 +13,10 @@ from torch import nn
 
 import hierseg.training.callbacks as callbacks
 from hierseg.training.callbacks import LossTerms, SelectorScores, SelectorSwitch, ShowTriples
-from hierseg.training.learner import sample_triples
 from hierseg.data.loaders import HierDataLoaders
 from hierseg.training.folder import ExperimentCallback
 from hierseg.training.run import load_experiment
-from hierseg.training.learner import hier_learner
+from hierseg.training.learner import hier_learner, sample_triples
 from hierseg.losses.hierarchical import HierarchicalLoss
 from hierseg.metrics.columns import miou_metrics
 from hierseg.losses.published import BoundaryLoss, TotalVariationLoss
@@ -332,7 +331,8 @@ def test_triples_in_a_notebook(learner, monkeypatch):
     assert shown == ['display', 'update', 'update']                            # one output, replaced
 
 
-def test_triples_refuse(learner, tmp_path):
+def test_triples_refuse(learner, tmp_path, monkeypatch):
+    monkeypatch.setattr(callbacks, '_in_notebook', lambda: False)       # a test before this one may have started IPython
     for args, says in [(dict(every=0), 'every=0'), (dict(n=1.5), 'n=1.5'), (dict(idxs=[]), 'idxs is empty')]:
         with pytest.raises(ValueError, match=says): ShowTriples(**args)
     (tmp_path/'file').touch()

@@ -119,7 +119,7 @@ def killed(monkeypatch, learn, folder, epochs, where, data):
             train_experiment(learn, folder, epochs, 1e-2, 1, data=data)
     if (folder / '.lock').exists() and ex.fcntl is not None:           # the process is gone, and its lock with it
         for o in [o for o in learn.__dict__.values() if isinstance(o, ExperimentCallback)]:
-            o.lock.file.close()
+            o.folder_lock.file.close()
 
 
 @pytest.mark.parametrize('where', ['save_weights', 'save_resume_state'])
