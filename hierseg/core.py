@@ -294,7 +294,7 @@ _KINDS = {'str': (str, 'text'), 'int': (numbers.Integral, 'a whole number'), 'fl
           'slice': (slice, 'a slice'), 'None': (type(None), 'None'), 'list': (Iterable, 'a list'),
           'tuple': (Iterable, 'a list')}
 
-def typed(
+def check_types(
     f:Callable, # A function with annotations
 ) -> Callable: # Raises `ValueError` that names the argument, before the function begins
     "A function that refuses arguments of another type than its annotations say, as far as these are plain types."

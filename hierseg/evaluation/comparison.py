@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..core import ExperimentError, text_table, typed
+from ..core import ExperimentError, text_table, check_types
 from ..taxonomy.tree import Taxonomy
 from ..plotting.curves import history_columns, plot_history
 from ..training.folder import best_epochs, load_weights, read_config, read_history, to_number, weights_files
@@ -33,7 +33,7 @@ def markdown_table(
     return text_table(table.astype(object).itertuples(index=False), table.columns)
 
 # %% ../../nbs/10e_evaluation.comparison.ipynb #745d6dd3
-@typed
+@check_types
 def checkpoints_of(
     folder:str|Path, # The experiment's folder
 ) -> dict: # Epoch to weights file; raises `ExperimentError` where there are none
@@ -45,7 +45,7 @@ def checkpoints_of(
     raise ExperimentError(f"{where}: holds no checkpoints; train with --checkpoints all, or best:3")
 
 # %% ../../nbs/10e_evaluation.comparison.ipynb #b310ef5d
-@typed
+@check_types
 def score_checkpoints(
     folder:str|Path, # The experiment's folder
     pairs:list|None=None, # `Pair`s of image and mask; the experiment's own validation images by default
@@ -158,7 +158,7 @@ def _native(folder, levels):
         raise ExperimentError(f"{path}: holds no scores; write it again with hierseg validate") from None
 
 # %% ../../nbs/10e_evaluation.comparison.ipynb #20f03ae7
-@typed
+@check_types
 def compare_experiments(
     experiments:list, # Their folders; the first one's tree makes the columns
     sort:str|None=None, # Column to sort by; the finest level's best mIoU by default
@@ -189,7 +189,7 @@ def _notes(named, first, common):
         if gone: yield f"{n}: has other classes than {next(iter(named))} on {', '.join(gone)}; these cells are empty"
 
 # %% ../../nbs/10e_evaluation.comparison.ipynb #50831294
-@typed
+@check_types
 def plot_comparison(
     experiments:list, # Their folders; the first one's tree makes the panels
 ) -> Figure: # For a notebook to show, or `save_figure`

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..core import DataError, evaluation_mode, file_name, write_atomic, typed
+from ..core import DataError, evaluation_mode, file_name, write_atomic, check_types
 from ..plotting.pictures import overlay
 from ..data.files import IMAGE_SUFFIXES, read_image
 from ..data.transforms import fit_image, fit_size, whole_fit
@@ -62,7 +62,7 @@ def prepare_image(
     return x, fit, shape
 
 # %% ../../nbs/10_evaluation.inference.ipynb #9b121078
-@typed
+@check_types
 def predict_probs(
     learn:HierLearner, # A learner, trained or loaded
     items:list, # Files, Pillow images or arrays
@@ -91,7 +91,7 @@ def _batches(items, config, bs, whole):
     if batch: yield batch
 
 # %% ../../nbs/10_evaluation.inference.ipynb #73676956
-@typed
+@check_types
 def predict_masks(
     learn:HierLearner, # A learner, trained or loaded
     items:list, # Files, Pillow images or arrays
@@ -104,7 +104,7 @@ def predict_masks(
         yield item, [m[0].cpu().numpy() for m in choose.select(levels, log=False)]
 
 # %% ../../nbs/10_evaluation.inference.ipynb #1b63987b
-@typed
+@check_types
 def find_images(
     paths:list, # Image files and folders
 ) -> list: # Image files, in order; those of a folder sorted
@@ -128,7 +128,7 @@ def _images_in(path):
     return found
 
 # %% ../../nbs/10_evaluation.inference.ipynb #e801dc32
-@typed
+@check_types
 def predict_to_folder(
     learn:HierLearner, # A learner, trained or loaded
     images:list, # Image files, see `find_images`

@@ -17,7 +17,7 @@ from fastai.torch_core import to_device
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 
-from ..core import evaluation_mode, typed
+from ..core import evaluation_mode, check_types
 from ..taxonomy.tensors import device_table, plain_tensor
 from ..decoding.selectors import get_selector
 from ..metrics.confusion import LevelConfusion, plot_confusion
@@ -108,7 +108,7 @@ def per_image(self:HierInterpretation) -> pd.DataFrame: # id, loss, miou_level_1
 
 # %% ../../nbs/10d_evaluation.interpretation.ipynb #16aacb99
 @patch
-@typed
+@check_types
 def worst(self:HierInterpretation,
     k:int=9, # How many
     by:str|None=None, # 'loss', 'miou', 'miou_level_2', 'inconsistent'
@@ -132,7 +132,7 @@ def _column(taxonomy, by, level):
 
 # %% ../../nbs/10d_evaluation.interpretation.ipynb #df3b052b
 @patch
-@typed
+@check_types
 def plot_worst(self:HierInterpretation,
     k:int=4, # How many
     by:str|None=None, # 'loss', 'miou', 'miou_level_2', 'inconsistent'
@@ -145,7 +145,7 @@ def plot_worst(self:HierInterpretation,
 
 # %% ../../nbs/10d_evaluation.interpretation.ipynb #dd8d2150
 @patch
-@typed
+@check_types
 def plot_top_losses(self:HierInterpretation,
     k:int=4, # How many
 ): # A matplotlib figure
@@ -182,7 +182,7 @@ def _wanted(taxonomy, l, kind):
 Confusion = namedtuple('Confusion', 'truth prediction pixels share')
 
 @patch
-@typed
+@check_types
 def most_confused(self:HierInterpretation,
     level:int|str=-1, # Level name or 0-based index
     kind:str='all', # 'siblings', 'cousins' or 'all'

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from ..core import DataError, typed, unknown
+from ..core import DataError, check_types, unknown
 from ..taxonomy.tree import Taxonomy
 from ..data.files import read_mask
 from ..data.transforms import fit_mask
@@ -21,7 +21,7 @@ from .inference import predict_probs, preparation, validation_fit
 __all__ = ['evaluate', 'report_text']
 
 # %% ../../nbs/10a_evaluation.report.ipynb #89787ee4
-@typed
+@check_types
 def evaluate(
     learn:HierLearner, # A learner, trained or loaded
     pairs:list, # `Pair`s of image and mask files, see `find_pairs`
@@ -60,7 +60,7 @@ _READING = dict(pooled=('miou', 'pooled over all pixels'),
                 image=('miou_image', 'mean over images of the mean over classes present'),
                 original=('miou_original', 'mean over images, an absent class counted 0'))
 
-@typed
+@check_types
 def report_text(
     report:dict, # From `LevelConfusion.report()`
     taxonomy:Taxonomy, # The tree

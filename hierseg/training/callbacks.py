@@ -20,7 +20,7 @@ from fastai.learner import Learner, ValueMetric
 from fastai.torch_core import find_bs
 from fastcore.basics import noop
 
-from ..core import typed
+from ..core import check_types
 from ..plotting.pictures import save_figure, show_figure
 from ..decoding.selectors import Selector, get_selector, list_selectors
 from ..metrics.confusion import LevelConfusion
@@ -144,7 +144,7 @@ def _row(learn):
 class SelectorSwitch(Callback):
     "Change the learner's selector at an epoch, or to the one that scores best."
     order = 51   # after the Recorder, before what saves: the experiment 58, trackers 60
-    @typed
+    @check_types
     def __init__(self,
         to=None, # Switch to this selector, a name or an object …
         at:int|None=None, # … from this epoch on, counted from 0
@@ -248,7 +248,7 @@ class LossTerms(ExtraColumns):
 class ShowTriples(Callback):
     "Draw image, truth and prediction of some validation images during training."
     order = 66   # after the experiment, 58, which makes its folder
-    @typed
+    @check_types
     def __init__(self,
         every:int=1, # Epochs from one picture to the next; the last epoch is always drawn
         n:int=4, # How many images, spread evenly over the validation set …
@@ -307,7 +307,7 @@ def _in_notebook():
 class LevelWeightSchedule(Callback):
     "Move the weights of a loss's levels over the training."
     order = 44
-    @typed
+    @check_types
     def __init__(self,
         start:list|tuple, # Weights in the first epoch, coarse to fine
         end:list|tuple, # Weights at the end
@@ -338,7 +338,7 @@ class LevelWeightSchedule(Callback):
 class EMA(Callback):
     "An exponential moving average of the weights, which is validated, saved and kept."
     order = 70   # gives the weights back when everybody, trackers 60 and pictures 66, has seen the average
-    @typed
+    @check_types
     def __init__(self,
         decay:float=.999, # How much of the average is left after a step
     ): # Raises `ValueError` for a decay outside 0 to 1

@@ -39,7 +39,7 @@ except ImportError:                       # Windows
     fcntl = None
     import msvcrt
 
-from ..core import (TEMPORARY, ExperimentError, one_line, read_yaml, remove_temporary, typed, without_none,
+from ..core import (TEMPORARY, ExperimentError, one_line, read_yaml, remove_temporary, check_types, without_none,
                           write_atomic)
 from ..plotting.pictures import save_figure
 from ..plotting.curves import plot_history
@@ -132,7 +132,7 @@ def read_config(
     return read_yaml(path, ExperimentError)
 
 # %% ../../nbs/09_training.folder.ipynb #796291ad
-@typed
+@check_types
 def save_weights(
     model:torch.nn.Module, # Any module
     path:str|Path, # The .safetensors file
@@ -142,7 +142,7 @@ def save_weights(
     write_atomic(path, lambda tmp: safetensors_torch.save_model(model, str(tmp)))
 
 # %% ../../nbs/09_training.folder.ipynb #c985bbac
-@typed
+@check_types
 def load_weights(
     model:torch.nn.Module, # A module of the same shape
     path:str|Path, # The .safetensors file
@@ -171,7 +171,7 @@ def what_there_is(
     return f"; there are weights of {there}" if there else '; training saves it after its first epoch'
 
 # %% ../../nbs/09_training.folder.ipynb #9c4dd290
-@typed
+@check_types
 def read_history(
     folder:str|Path, # The experiment's folder
 ) -> list: # A dict of text for each epoch; empty where none is finished
@@ -201,7 +201,7 @@ def lower_is_better(
     "Whether a metric improves downwards."
     return 'loss' in monitor or 'error' in monitor
 
-@typed
+@check_types
 def best_epochs(
     rows:list, # From `read_history`
     monitor:str, # A column
@@ -232,7 +232,7 @@ def checkpoints_kept(
     return int(m[1])
 
 # %% ../../nbs/09_training.folder.ipynb #ff547e86
-@typed
+@check_types
 def experiment_folder(
     name:str, # What the run is called
     path:str|Path='.', # Parent folder
@@ -286,7 +286,7 @@ def _is_there(file, path):
 _DESCRIPTION = ('config.yaml', 'taxonomy.yaml', 'train_id.txt', 'valid_id.txt')
 _FIRST_EPOCH = ('model.safetensors', 'best.safetensors', 'history.csv', 'checkpoints')
 
-@typed
+@check_types
 def may_train_into(
     folder:str|Path, # A folder, there or not
 ) -> bool: # False also for a file
@@ -333,7 +333,7 @@ def batch_names(
 class ExperimentCallback(Callback):
     "Write the experiment's folder: description at the start, weights and history each epoch, pictures at the end."
     order = 58   # after the Recorder, before callbacks that stop training early: the epoch they stop at is saved, too
-    @typed
+    @check_types
     def __init__(self,
         name:str='experiment', # What the run is called; the folder adds date and time
         path:str|Path='.', # Parent folder
@@ -578,7 +578,7 @@ def draw_experiment(
 class SeedEpochs(Callback):
     "Start every epoch from a seed of its own: same seed, same run, also after an interruption."
     order = -100
-    @typed
+    @check_types
     def __init__(self,
         seed:int=42, # The run's seed
         offset:int=0, # Epochs of earlier fits, which had seeds of their own
@@ -616,7 +616,7 @@ def _smooth_loss(learn):
     return [loss.count, float(loss.val)]
 
 # %% ../../nbs/09_training.folder.ipynb #99134e6d
-@typed
+@check_types
 def load_resume_state(
     learn:Learner, # A learner with the same model
     path:str|Path, # The .safetensors file
@@ -663,7 +663,7 @@ def _read_resume_state(path):
         raise ExperimentError(f"{path}: nothing can be resumed from this file: {one_line(e)}") from None
 
 # %% ../../nbs/09_training.folder.ipynb #f8a10452
-@typed
+@check_types
 def finish_experiment(
     learn:Learner, # From `load_experiment(folder, dls)`
     folder:str|Path, # The experiment's folder

@@ -34,7 +34,7 @@ from plum import dispatch
 from fastai.callback.schedule import *  # noqa: F403  (adds fine_tune, fit_one_cycle and lr_find to Learner)
 import fastai.vision.learner   # noqa: F401  first: of two show methods that fit, plum may take the one registered later
 
-from ..core import evaluation_mode, unknown, without_none, typed
+from ..core import evaluation_mode, unknown, without_none, check_types
 from ..config import TrainConfig
 from ..plotting.pictures import as_picture, show_figure, show_triples, tree_figure
 from ..decoding.iou import fit_iou_selector
@@ -152,7 +152,7 @@ def _rows_of(learn):
 
 # %% ../../nbs/09b_training.learner.ipynb #df9972d5
 @delegates(Learner.__init__, but=['dls', 'model', 'loss_func'])
-@typed
+@check_types
 def hier_learner(
     dls:HierDataLoaders, # Data with a taxonomy: `HierDataLoaders`, or those of a DataBlock with `HierMaskBlock`
     arch:str|torch.nn.Module=TrainConfig.arch, # Of `list_models()`, or any module that returns (B, channels, H, W)
@@ -215,7 +215,7 @@ def _close(a, b):
 
 # %% ../../nbs/09b_training.learner.ipynb #ba526089
 @patch
-@typed
+@check_types
 def find_lr(self:HierLearner,
     start:float=1e-6, # First learning rate
     end:float=10., # Last one, unless the loss explodes before
@@ -248,7 +248,7 @@ def _lr_figure(lrs, losses, found):
 
 # %% ../../nbs/09b_training.learner.ipynb #d55b1f9f
 @patch
-@typed
+@check_types
 def fit_selector(self:HierLearner,
     name:str='iou', # The rule
     items:list|None=None, # Pairs to fit on, never those that are reported; by default of the training set
@@ -321,7 +321,7 @@ def triples_figure(
 
 # %% ../../nbs/09b_training.learner.ipynb #d57cc2de
 @patch
-@typed
+@check_types
 def results_figure(self:HierLearner,
     ds_idx:int=1, # 0 training set, 1 validation set
     dl=None, # Another loader, instead

@@ -20,7 +20,7 @@ from fastai.callback.schedule import *  # noqa: F403  (adds fit_one_cycle and lr
 from fastai.torch_core import num_distrib, rank_distrib, set_seed
 from tqdm import tqdm
 
-from ..core import ExperimentError, one_line, without_none, typed
+from ..core import ExperimentError, one_line, without_none, check_types
 from ..taxonomy.tree import Taxonomy
 from ..config import (PREPARATION, SCHEDULE, TREE_FILES, TrainConfig, checked_values, find_tree,
                             read_train_config, to_mapping)
@@ -151,7 +151,7 @@ class ConsoleProgress(Callback):
         if len(values) > 2: self._say([f'{v:.4f}' if isinstance(v, float) else str(v) for v in values])
 
 # %% ../../nbs/09d_training.run.ipynb #87d92163
-@typed
+@check_types
 def train_experiment(
     learn:HierLearner, # The learner
     folder:str|Path, # The experiment's folder
@@ -262,7 +262,7 @@ def _loaders_of(cfg, taxonomy, file):
     return HierDataLoaders.from_config(loader_args(checked_values(known, file)), taxonomy)
 
 # %% ../../nbs/09d_training.run.ipynb #b978e9d3
-@typed
+@check_types
 def load_experiment(
     folder:str|Path, # The experiment's folder
     dls:HierDataLoaders|None=None, # Data to go on training or validate with; without it the learner can predict
@@ -296,7 +296,7 @@ def _data_of(cfg, folder, data):
     if not path.is_dir(): raise ExperimentError(f"{path}: no such folder; name the folder that the data is in now")
     return path, known.get('images'), known.get('masks')
 
-@typed
+@check_types
 def data_of_experiment(
     folder:str|Path, # The experiment's folder
     data:str|Path|None=None, # Where the data is now; by default where it was
@@ -308,7 +308,7 @@ def data_of_experiment(
     return data_from_config(cfg, path, Taxonomy(folder/'taxonomy.yaml'), images=images, masks=masks, **ids)
 
 # %% ../../nbs/09d_training.run.ipynb #296bbd9f
-@typed
+@check_types
 def is_own_data(
     folder:str|Path, # The experiment's folder
     data:str|Path|None, # A data folder, or None
@@ -317,7 +317,7 @@ def is_own_data(
     known = (read_config(folder).get('data') or {}).get('path')
     return data is None or known is not None and Path(data).resolve() == Path(known).resolve()
 
-@typed
+@check_types
 def pairs_of_experiment(
     folder:str|Path, # The experiment's folder
     data:str|Path|None=None, # Another data folder
@@ -347,7 +347,7 @@ def _meaning(taxonomy):
     return leaves, frozenset(taxonomy.ignore), taxonomy.background
 
 # %% ../../nbs/09d_training.run.ipynb #420de0ff
-@typed
+@check_types
 def resume_experiment(
     learn:HierLearner, # From `load_experiment(folder, dls)`
     folder:str|Path, # The experiment's folder

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..core import one_line, read_yaml, unknown, typed
+from ..core import one_line, read_yaml, unknown, check_types
 from ..taxonomy.tree import Taxonomy
 from ..decoding.heads import get_head
 from ..losses.factory import loss_from_config
@@ -27,7 +27,7 @@ from ..models.transfer import BodyHead, adopt_state, head_layer_name, match_rows
 __all__ = ['read_experiment', 'start_experiment', 'read_checkpoint', 'start_checkpoint', 'fetch_checkpoint', 'start_model']
 
 # %% ../../nbs/09a_training.start.ipynb #46ea7908
-@typed
+@check_types
 def read_experiment(
     path:str|Path, # An experiment's folder, or a weights file in it
 ) -> tuple: # (config, old head, state dict, name); raises `ValueError` with the name of the file that is missing
@@ -79,7 +79,7 @@ def _statistics(cfg):
     return (norm['mean'], norm['std']) if isinstance(norm, dict) else norm
 
 # %% ../../nbs/09a_training.start.ipynb #99cd8b14
-@typed
+@check_types
 def read_checkpoint(
     folder:str|Path, # Written by `save_pretrained`
 ) -> tuple: # (class name, arguments, state dict); raises `ValueError` with the file's name
@@ -174,7 +174,7 @@ def fetch_checkpoint(
                          "or connect to the hub (HF_HUB_OFFLINE unset)") from e
 
 # %% ../../nbs/09a_training.start.ipynb #309bd1e9
-@typed
+@check_types
 def start_model(
     start:str|Path, # Folder of an experiment, or weights in it; one of save_pretrained, or its name on the hub
     head, # The `Head` that the loss needs, such as `loss.head`
