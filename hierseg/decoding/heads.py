@@ -40,6 +40,10 @@ class Head:
         "How many channels the model must have."
         return self.taxonomy.n_leaves
     @property
+    def sums_leaves(self) -> bool: # Then only the leaves need to be kept
+        "Whether the probability of every class is the sum of those of the leaves under it."
+        return type(self).level_log_probs is Head.level_log_probs
+    @property
     def config(self) -> str|dict:
         "A name or mapping for config.yaml, which `get_head` reads."
         return written(self, HEADS, **self._params())

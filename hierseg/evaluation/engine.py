@@ -60,7 +60,7 @@ class TorchEngine:
     @property
     def sums_leaves(self) -> bool: # Then only the leaves need to be kept
         "Whether the probability of every class is the sum of those of the leaves under it."
-        return type(self.head).level_log_probs is Head.level_log_probs
+        return self.head.sums_leaves
     def tensor(self,
         image:np.ndarray, # uint8 (h, w, 3)
     ) -> torch.Tensor: # float32 (3, h, w), normalised

@@ -209,7 +209,7 @@ class HierarchicalLoss(TaxonomyLoss, name='hierarchical'):
         return {l: self.bases[l].from_log_probs(logps[l], ys[l], self.reduction) for l in which}
     def _at_once(self, output):
         "Whether every level is plain cross-entropy of summed leaf probabilities, and on a CPU."
-        sums = type(self.head).level_log_probs is Head.level_log_probs and not self.taxonomy.coarse
+        sums = self.head.sums_leaves and not self.taxonomy.coarse
         return sums and output.device.type == 'cpu' and all(type(b) is CELoss for b in self.bases)
     def _all_levels(self, output, target, which):
         "The same as `_levels`, in one pass."

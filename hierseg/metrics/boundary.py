@@ -101,10 +101,8 @@ class BoundaryIoU(StreamingCount):
     ): # The object itself
         "Count a batch with every selector."
         output, target = plain_tensor(output), plain_tensor(target)
-        leaf_only = all(s.leaf_only for s in self.selectors.values())
-        levels = None if leaf_only else self.head.level_log_probs(output)
         truth = target, band_depth(target, self.taxonomy, self._width(target))
-        for name, sel in self.selectors.items(): self._count(name, sel(output, levels), *truth, sel.consistent)
+        for name, pred, consistent in self._predictions(output): self._count(name, pred, *truth, consistent)
         return self
     def update(self,
         pred:list, # n_levels tensors (B, H, W), coarse to fine

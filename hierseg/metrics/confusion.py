@@ -48,10 +48,8 @@ class LevelConfusion(StreamingCount):
     ): # The object itself
         "Count a batch with every selector."
         output = plain_tensor(output)
-        leaf_only = all(s.leaf_only for s in self.selectors.values())
-        levels = None if leaf_only else self.head.level_log_probs(output)
         rows = self._target_rows(target, output.shape[:1] + output.shape[2:])
-        for name, sel in self.selectors.items(): self._count(name, sel(output, levels), rows, sel.consistent)
+        for name, pred, consistent in self._predictions(output): self._count(name, pred, rows, consistent)
         return self
     def update(self,
         pred:list|Mapping, # n_levels tensors (B, H, W), coarse to fine, or a mapping from selector names to such lists

@@ -217,6 +217,11 @@ class StreamingCount:
         selector = next(iter(self.selectors)) if selector is None else selector
         if selector in self.selectors: return selector
         raise ValueError(f"selector {selector!r} was not counted; {', '.join(self.selectors)} were")
+    def _predictions(self, output):
+        "What every selector makes of a batch: its name, n_levels tensors (B, H, W), whether they are one path."
+        leaf_only = all(s.leaf_only for s in self.selectors.values())
+        levels = None if leaf_only else self.head.level_log_probs(output)
+        for name, sel in self.selectors.items(): yield name, sel(output, levels), sel.consistent
     def update_output(self, output:torch.Tensor, target:torch.Tensor):
         "Count a batch: what the model returned, (B, C, H, W), and the truth, (B, H, W), -100 where void."
         raise NotImplementedError
