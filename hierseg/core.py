@@ -172,6 +172,18 @@ def yaml_text(
     "Plain values as YAML that `parse_yaml` reads as they are."
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
+# %% ../nbs/00_core.ipynb #whole001
+@contextmanager
+def written_whole(
+    path:Path, # The file
+): # Yields a temporary file beside it, renamed at the end
+    "A file that is complete or not there, whatever happens in the block."
+    tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        yield tmp
+        os.replace(tmp, path)
+    finally: tmp.unlink(missing_ok=True)
+
 # %% ../nbs/00_core.ipynb #dafadf78
 def write_atomic(
     path:str|Path, # The file
@@ -180,12 +192,9 @@ def write_atomic(
 ) -> Path: # The file
     "Write a file under a temporary name beside it, then rename: it is complete or it is not there."
     path = Path(path)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        _write(tmp, write)
-        os.replace(tmp, path)
+        with written_whole(path) as tmp: _write(tmp, write)
     except OSError as e: raise error(f"{path}: cannot be written: {e.strerror or e}") from None
-    finally: tmp.unlink(missing_ok=True)
     return path
 
 def _write(tmp, write):

@@ -12,7 +12,6 @@ import importlib.util
 import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core import ExperimentError, one_line
+from ..core import ExperimentError, one_line, written_whole
 from ..decoding.selectors import Selector
 from ..evaluation.engine import TorchEngine
 from ..evaluation.onnx_engine import FORMAT, OnnxEngine
@@ -180,18 +179,6 @@ def of_any_size(
     if say: say(f"{lack}, exported for {size[1]}x{size[0]} pixels alone: {reason}")
     return made, size
 
-@contextlib.contextmanager
-def written_whole(
-    path:Path, # The file
-): # Yields a temporary file beside it, renamed at the end
-    "A file that is complete or not there."
-    tmp = path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield tmp
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
-
 # %% ../../nbs/11_export.onnx.ipynb #e0621303
 def export_onnx(
     source:str|Path|HierPredictor, # An experiment's folder, or a predictor on PyTorch
@@ -209,6 +196,7 @@ def export_onnx(
     proto.metadata_props.add(key=FORMAT, value=json.dumps(description(p, size), ensure_ascii=False))
     proto.producer_name, proto.producer_version = 'hierseg', hierseg.__version__
     outputs, trials = level_outputs(p.taxonomy), Trials(p, size)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as tmp:
         onnx.save(proto, tmp)
         session = OnnxEngine(tmp, 1).session
@@ -242,6 +230,7 @@ def export_torch(
     p, path = torch_predictor(source, weights), Path(path)
     program, size = of_any_size(p, lambda size: traced(p, size), say)
     about, trials = json.dumps(description(p, size), ensure_ascii=False), Trials(p, size)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as tmp:
         with quietly():
             torch.export.save(program, tmp, extra_files={f'{FORMAT}.json': about})
