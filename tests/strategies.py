@@ -1,6 +1,7 @@
 "Hypothesis strategies and example trees that the tests share."
 import numpy as np
 import torch
+from PIL import Image
 from hypothesis import strategies as st
 
 from hierseg.taxonomy.tree import PERSON_TREE as PERSON, Taxonomy
@@ -61,6 +62,32 @@ def batch(tax, seed=0, shape=(5, 6, 7), void=.2):
     z.scatter_add_(1, y.unsqueeze(1), torch.full_like(z[:, :1], 2.))
     y[torch.rand(shape, generator=g) < void] = -100
     return z, y
+
+
+def random_batch(tax, seed=0, shape=(3, 4, 5), void=.2, dtype=torch.float32, n_channels=None):
+    "Logits and truth that have nothing to do with each other; one channel a leaf unless told."
+    g = torch.Generator().manual_seed(seed)
+    z = torch.randn(shape[0], n_channels or tax.n_leaves, *shape[1:], generator=g, dtype=dtype) * 2
+    y = torch.randint(0, tax.n_leaves, shape, generator=g)
+    y[torch.rand(shape, generator=g) < void] = -100
+    return z, y
+
+
+def inputs(loss, seed=0, shape=(2, 3, 4), void=.2, dtype=torch.float64):
+    "The same, with the channels that a loss asks for."
+    return random_batch(loss.taxonomy, seed, shape, void, dtype, loss.head.n_channels)
+
+
+def street_images(path):
+    "Images of different sizes with void under `path`; ids of STREET's kind, of which 32 never occurs."
+    rng = np.random.default_rng(1)
+    for d in ('images', 'masks'):
+        (path / d).mkdir()
+    for i, (h, w) in enumerate([(40, 52), (33, 61), (40, 52), (70, 30), (25, 25)]):
+        mask = np.kron(rng.choice([7, 8, 24, 33, 23, 255], (5, 5)), np.ones((14, 13), int))[:h, :w].astype(np.uint8)
+        Image.fromarray(np.stack([mask, 255 - mask, mask // 3], -1)).save(path / f'images/{i}.png')
+        Image.fromarray(mask).save(path / f'masks/{i}.png')
+    return path
 
 
 def logits_of(i): return batch(Taxonomy(PERSON), 4, (8, 8, 8))[0][i]

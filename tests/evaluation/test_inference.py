@@ -14,6 +14,7 @@ from hierseg.evaluation.inference import find_images, predict_masks, predict_pro
 from hierseg.evaluation.report import evaluate, report_text
 from hierseg.training.learner import hier_learner
 from hierseg.taxonomy.tree import Taxonomy
+from strategies import street_images
 
 TREE = {'hierarchy': {'flat': {'road': 7, 'walk': 8}, 'vehicle': {'car': 24, 'two': {'bike': 33, 'moto': 32}}, 'sky': 23}, 'ignore': 255}
 
@@ -21,14 +22,7 @@ TREE = {'hierarchy': {'flat': {'road': 7, 'walk': 8}, 'vehicle': {'car': 24, 'tw
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     "Images of different sizes with void; one class, moto, never occurs."
-    path, rng = tmp_path_factory.mktemp('street'), np.random.default_rng(1)
-    for d in ('images', 'masks'):
-        (path / d).mkdir()
-    for i, (h, w) in enumerate([(40, 52), (33, 61), (40, 52), (70, 30), (25, 25)]):
-        mask = np.kron(rng.choice([7, 8, 24, 33, 23, 255], (5, 5)), np.ones((14, 13), int))[:h, :w].astype(np.uint8)
-        Image.fromarray(np.stack([mask, 255 - mask, mask // 3], -1)).save(path / f'images/{i}.png')
-        Image.fromarray(mask).save(path / f'masks/{i}.png')
-    return path
+    return street_images(tmp_path_factory.mktemp('street'))
 
 
 @pytest.fixture(scope='module')

@@ -19,6 +19,7 @@ from hierseg.data.files import read_mask
 from hierseg.evaluation.inference import predict_masks, predict_probs
 from hierseg.training.learner import hier_learner
 from hierseg.taxonomy.tree import Taxonomy
+from strategies import street_images
 
 TREE = {'hierarchy': {'sky': 23, 'flat': {'road': 7, 'walk': [8, 300]},
                       'vehicle': {'car': 24, 'two': {'bike': 33, 'moto': 32}}}, 'ignore': 255}
@@ -26,14 +27,7 @@ TREE = {'hierarchy': {'sky': 23, 'flat': {'road': 7, 'walk': [8, 300]},
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    path, rng = tmp_path_factory.mktemp('street'), np.random.default_rng(1)
-    for d in ('images', 'masks'):
-        (path / d).mkdir()
-    for i, (h, w) in enumerate([(40, 52), (33, 61), (40, 52), (70, 30), (25, 25)]):
-        mask = np.kron(rng.choice([7, 8, 24, 33, 23, 255], (5, 5)), np.ones((14, 13), int))[:h, :w].astype(np.uint8)
-        Image.fromarray(np.stack([mask, 255 - mask, mask // 3], -1)).save(path / f'images/{i}.png')
-        Image.fromarray(mask).save(path / f'masks/{i}.png')
-    return path
+    return street_images(tmp_path_factory.mktemp('street'))
 
 
 @pytest.fixture(scope='module', params=['squash', 'pad', 'crop'])

@@ -15,15 +15,7 @@ from hierseg.losses.factory import get_loss, loss_from_config
 from hierseg.losses.hierarchical import FlatLoss, HierarchicalLoss
 from hierseg.losses.pixel import CEDiceLoss, CELoss, DiceLoss
 from hierseg.taxonomy.tree import Taxonomy
-from strategies import PERSON, STREET, leaf_paths, trees
-
-
-def inputs(loss, seed=0, shape=(2, 3, 4), void=0.2, dtype=torch.float64):
-    g = torch.Generator().manual_seed(seed)
-    z = torch.randn(shape[0], loss.head.n_channels, *shape[1:], generator=g, dtype=dtype) * 2
-    y = torch.randint(0, loss.taxonomy.n_leaves, shape, generator=g)
-    y[torch.rand(shape, generator=g) < void] = -100
-    return z, y
+from strategies import PERSON, STREET, inputs, leaf_paths, trees
 
 
 def chances(tax, z):

@@ -19,7 +19,7 @@ from hierseg.losses.class_weights import class_weights_from_counts
 from hierseg.losses.hierarchical import FlatLoss, HierarchicalLoss
 from hierseg.losses.factory import get_loss, loss_from_config
 from hierseg.taxonomy.tree import Taxonomy
-from strategies import PERSON, STREET, leaf_paths, trees, wave
+from strategies import PERSON, STREET, leaf_paths, random_batch, trees, wave
 
 FACES = {
     'background': 0,
@@ -36,12 +36,7 @@ FACES = {
 BASES = ['ce', 'dice', 'focal']
 
 
-def batch(tax, seed=0, shape=(3, 4, 5), void=0.2, dtype=torch.float64):
-    g = torch.Generator().manual_seed(seed)
-    z = torch.randn(shape[0], tax.n_leaves, *shape[1:], generator=g, dtype=dtype) * 2
-    y = torch.randint(0, tax.n_leaves, shape, generator=g)
-    y[torch.rand(shape, generator=g) < void] = -100
-    return z, y
+batch = partial(random_batch, dtype=torch.float64)
 
 
 def test_reference_value_of_muller_and_smith():

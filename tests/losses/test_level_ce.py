@@ -14,7 +14,7 @@ from hierseg.losses.hierarchical import FlatLoss, HierarchicalLoss
 from hierseg.losses.level_ce import leaf_weights, level_cross_entropy
 from hierseg.losses.pixel import CELoss
 from hierseg.taxonomy.tree import Taxonomy
-from strategies import PERSON, trees
+from strategies import PERSON, random_batch, trees
 
 KERNELS = [False, True]
 DEEP = {f'a{i}': {f'b{j}': {'c': {'d': {f'e{k}': 100 * i + 10 * j + k for k in range(4)}}} for j in range(4)} for i in range(4)}
@@ -24,14 +24,6 @@ class General(HierarchicalLoss, name=None):
     "The level loss by way of level log-probabilities."
     def _at_once(self, output):
         return False
-
-
-def random_batch(tax, seed=0, shape=(3, 4, 5), void=0.2, dtype=torch.float32):
-    g = torch.Generator().manual_seed(seed)
-    z = torch.randn(shape[0], tax.n_leaves, *shape[1:], generator=g, dtype=dtype) * 2
-    y = torch.randint(0, tax.n_leaves, shape, generator=g)
-    y[torch.rand(shape, generator=g) < void] = -100
-    return z, y
 
 
 @contextlib.contextmanager

@@ -26,18 +26,10 @@ from hierseg.losses.published import (
 )
 from hierseg.decoding.heads import EmbeddingHead
 from hierseg.taxonomy.tree import Taxonomy
-from strategies import CITYSCAPES, PERSON, STREET, leaf_paths, logits_of, mask_of, trees, wave
+from strategies import CITYSCAPES, PERSON, STREET, inputs, leaf_paths, logits_of, mask_of, trees, wave
 
 NAMES = ['treemin', 'focal_treemin', 'tree_triplet', 'hxe', 'soft_labels', 'consistency', 'tv', 'boundary']
 Y19 = (torch.arange(40) % 19).reshape(2, 4, 5)
-
-
-def inputs(loss, seed=0, shape=(2, 3, 4), void=0.2, dtype=torch.float64):
-    g = torch.Generator().manual_seed(seed)
-    z = torch.randn(shape[0], loss.head.n_channels, *shape[1:], generator=g, dtype=dtype) * 2
-    y = torch.randint(0, loss.taxonomy.n_leaves, shape, generator=g)
-    y[torch.rand(shape, generator=g) < void] = -100
-    return z, y
 
 
 # --- the authors' values ---

@@ -13,31 +13,12 @@ from fastai.callback.core import Callback
 
 from hierseg.cli import main
 from hierseg.core import ExperimentError, remove_temporary
-from hierseg.data.loaders import HierDataLoaders
-from hierseg.data.synthetic import make_synthetic
 from hierseg.training import folder as ex
 from hierseg.training.folder import (DivergedError, ExperimentCallback, FolderLock, batch_names, best_epochs, may_train_into,
                                      read_history)
-from hierseg.training.learner import hier_learner
 from hierseg.training.run import load_experiment, resume_experiment, train_experiment
 
-TINY = dict(channels_array=[4, 8], bottleneck_channels=8, block_depth=1)
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1', 'NO_ALBUMENTATIONS_UPDATE': '1', 'MPLBACKEND': 'agg'}
-
-
-@pytest.fixture(scope='module')
-def people(tmp_path_factory):
-    return make_synthetic(tmp_path_factory.mktemp('data') / 'people', n_train=8, n_valid=4, size=32, seed=0)
-
-
-@pytest.fixture(scope='module')
-def new_learner(people):
-    dls = HierDataLoaders.from_folder(people, people / 'classes_hierarchy.yaml', size=32, bs=4, augment='none', num_workers=0)
-
-    def make():
-        torch.manual_seed(0)
-        return hier_learner(dls, 'unet', model_params=TINY)
-    return make
 
 
 @pytest.fixture(scope='module')

@@ -9,29 +9,10 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import foreground_acc
 
 from hierseg.core import ExperimentError
-from hierseg.data.loaders import HierDataLoaders
-from hierseg.data.synthetic import make_synthetic
 from hierseg.training.callbacks import EMA, LevelWeightSchedule, LossTerms, SelectorScores
 from hierseg.training.folder import SeedEpochs, read_history
-from hierseg.training.learner import hier_learner, spread
+from hierseg.training.learner import spread
 from hierseg.training.run import load_experiment, resume_experiment, train_experiment
-
-TINY = dict(channels_array=[4, 8], bottleneck_channels=8, block_depth=1)
-
-
-@pytest.fixture(scope='module')
-def people(tmp_path_factory):
-    return make_synthetic(tmp_path_factory.mktemp('data') / 'people', n_train=8, n_valid=4, size=32, seed=0)
-
-
-@pytest.fixture(scope='module')
-def new_learner(people):
-    dls = HierDataLoaders.from_folder(people, people / 'classes_hierarchy.yaml', size=32, bs=4, augment='none', num_workers=0)
-
-    def make(**kwargs):
-        torch.manual_seed(0)
-        return hier_learner(dls, 'unet', model_params=TINY, **kwargs)
-    return make
 
 
 def quiet_fit(learn, n=1, lr=1e-2, **kwargs):
