@@ -117,7 +117,7 @@ def build_app(
     return app
 
 def _gradio():
-    try: import gradio
+    try: import gradio  # pyright: ignore[reportMissingImports]
     except ImportError: raise ImportError("the app needs gradio: pip install 'hierseg[app]'") from None
     return gradio
 

@@ -206,7 +206,7 @@ def vips_bands(
     path:Path, # The file
 ): # (width, height) and an iterator of bands uint8, top to bottom; None where pyvips is not installed
     "A PNG or JPEG as libvips decodes it."
-    try: import pyvips
+    try: import pyvips  # pyright: ignore[reportMissingImports]
     except (ImportError, OSError): return None
     try: im = pyvips.Image.new_from_file(str(path), access='sequential')
     except pyvips.Error as e: raise DataError(f"{path}: cannot be read as image: {one_line(e)}") from None
