@@ -1,0 +1,370 @@
+"""What the tree buys: seeded trainings side by side, scored once, with paired intervals.
+
+    python benchmarks/study.py run losses --data PASCAL_PART --out FOLDER [--budget 90] [--smallest]
+    python benchmarks/study.py report losses --out FOLDER
+
+A plan is `benchmarks/study/NAME.yaml`: what is asked, the arms, the seeds, the contrasts; written before the runs.
+`run` does what is missing and can be stopped at any time; `report` writes NAME.md and NAME.json beside the plan.
+"""
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+PLANS = Path(__file__).resolve().parent/'study'
+LEVELS, DRAWS = 3, 2000
+
+
+# ---- plans
+
+def read_plan(name: str) -> dict:
+    "A plan with its defaults filled in; raises `SystemExit` in one line where there is none of that name."
+    path = PLANS/f'{name}.yaml'
+    if not path.exists():
+        raise SystemExit(f"{path.name}: no such plan; there are {', '.join(sorted(p.stem for p in PLANS.glob('*.yaml')))}")
+    plan = yaml.safe_load(path.read_text())
+    for arm in plan['arms'].values():
+        for k, v in plan['all'].items():
+            arm.setdefault(k, v)
+    return plan
+
+
+def runs_of(plan: dict):
+    "(arm, seed) of every run, one seed of all arms before the next, so that what is there can be paired."
+    seeds = max(len(a['seeds']) for a in plan['arms'].values())
+    for i in range(seeds):
+        yield from ((name, a['seeds'][i]) for name, a in plan['arms'].items() if i < len(a['seeds']))
+
+
+def result_file(out: Path, plan: str, arm: str, seed: int) -> Path:
+    "Where a run's scores lie."
+    return out/plan/f"{arm.replace(' ', '_')}__{seed}.json"
+
+
+# ---- data
+
+def person_tree():
+    "The tree of the data set, with ids for what is known of a pixel whose part is not."
+    import hierseg.all as hs
+    return hs.Taxonomy(dict(hierarchy=hs.PERSON_TREE, coarse=dict(body=10, upper_body=11, lower_body=12)))
+
+
+def split_of(data: Path):
+    "Training, hold-out (a tenth of the training ids, always the same) and validation pairs."
+    import hierseg.all as hs
+    ids = [[i for i in (data/f'{n}_id.txt').read_text().split()] for n in ('train', 'val')]
+    train, hold_out = hs.random_split(ids[0], len(ids[0]) // 10 / len(ids[0]), seed=0)
+    return [hs.find_pairs(data, ids=s) for s in (train, hold_out, ids[1])]
+
+
+def coarse_masks(pairs: list, tax, level: int, folder: Path):
+    "The pairs with masks that name classes of one level only, written to a folder once."
+    import cv2
+    import hierseg.all as hs
+    folder.mkdir(parents=True, exist_ok=True)
+    node = {c: i for i, c in ((10, 'body'), (11, 'upper_body'), (12, 'lower_body'))}
+    table = np.zeros(256, np.uint8)
+    for c in tax.level_classes[level]:
+        table[tax.ids_of(level, c)] = node.get(c, 0)
+    out = []
+    for p in pairs:
+        f = folder/f'{p.stem}.png'
+        if not f.exists():
+            cv2.imwrite(str(f), table[hs.read_mask(p.mask)])
+        out.append(p._replace(mask=f) if hasattr(p, '_replace') else type(p)(p.stem, p.image, f))
+    return out
+
+
+def train_pairs(arm: dict, pairs: list, tax, seed: int, out: Path):
+    "What an arm is trained on: all pairs, or few fine ones with or without the others' coarse masks."
+    if 'fine' not in arm:
+        return pairs
+    order = random.Random(seed).sample(range(len(pairs)), len(pairs))
+    fine = sorted(order[:round(arm['fine'] * len(pairs))])
+    if arm.get('others') == 'left out':
+        return [pairs[i] for i in fine] * (len(pairs) // len(fine))          # as many steps as the other arms
+    coarse = coarse_masks(pairs, tax, arm['coarse_level'], out/f"coarse_level_{arm['coarse_level'] + 1}")
+    chosen = set(fine)
+    return [pairs[i] if i in chosen else coarse[i] for i in range(len(pairs))]
+
+
+# ---- a run
+
+def learner_of(arm: dict, seed: int, split: list, out: Path):
+    "A learner as an arm describes it."
+    import hierseg.all as hs
+    tax = person_tree()
+    hs.seed_everything(seed)
+    train = train_pairs(arm, split[0], tax, seed, out)
+    dls = hs.HierDataLoaders.from_pairs(train, split[1], tax, size=arm['size'], resample=arm['resample'], bs=arm['bs'],
+                                        augment=arm['augment'], seed=seed, num_workers=0, cache=str(out/'cache'))
+    model = {k: arm[k] for k in ('encoder', 'model_params') if k in arm}
+    weighting = {k: arm[k] for k in ('level_weights', 'class_weights', 'base_loss') if k in arm}
+    return hs.hier_learner(dls, arm.get('arch', 'unet'), loss=arm['loss'], wd=arm['wd'], **model, **weighting)
+
+
+def callbacks_of(arm: dict):
+    "Memory layout, epochs that depend on the seed alone, and what the arm asks for."
+    import hierseg.all as hs
+    from fastai.callback.channelslast import ChannelsLast
+    cbs = [ChannelsLast()]
+    if 'ema' in arm:
+        cbs.append(hs.EMA(arm['ema']))
+    if 'level_weights_end' in arm:
+        cbs.append(hs.LevelWeightSchedule(arm['level_weights'], arm['level_weights_end']))
+    return cbs
+
+
+def fitted_selectors(learn, names: list, hold_out: list):
+    "Selectors by the names of the tables; those that are fitted see the hold-out only, at the network's size."
+    import hierseg.all as hs
+    found = {n: hs.get_selector(n, learn.taxonomy, learn.head) for n in names if not n.startswith('iou')}
+    for n in names:
+        if n.startswith('iou'):
+            learn.fit_selector('iou', hold_out, path=n == 'iou path')
+            found[n] = learn.selector
+    learn.selector = 'simple'
+    return found
+
+
+def score(learn, pairs: list, selectors: dict):
+    "Every selector on the same probabilities, at the masks' own size."
+    import hierseg.all as hs
+    import torch
+    conf = hs.LevelConfusion(learn.taxonomy, selectors, learn.head)
+    for pair, (_, levels) in zip(pairs, hs.predict_probs(learn, [p.image for p in pairs])):
+        target = torch.from_numpy(learn.taxonomy.encode(hs.read_mask(pair.mask), pair.mask))[None]
+        conf.update({n: s.select(levels, log=False) for n, s in selectors.items()}, target)
+    return conf
+
+
+def sizes_by_image(conf, selector: str) -> dict:
+    "Found pixels and unions of the foreground classes by image, (images, classes) for each level."
+    out = {}
+    for l in range(LEVELS):
+        found, pred, true = conf._image_sizes(l, selector)
+        out[f'{selector}|{l}|found'], out[f'{selector}|{l}|union'] = found, pred + true - found
+    return out
+
+
+def summary(conf, selectors: dict) -> dict:
+    "The scores of a run in plain values."
+    levels = range(LEVELS)
+    return {n: dict(miou=[round(float(conf.miou(l, selector=n)), 5) for l in levels],
+                    background_iou=[round(float(conf.iou(l, n)[0]), 5) for l in levels],
+                    inconsistent=round(float(conf.inconsistency(n)), 5),
+                    iou={c: round(float(v), 5) for c, v in zip(conf.taxonomy.level_classes[-1], conf.iou(-1, n))})
+            for n in selectors}
+
+
+def run_one(plan: dict, name: str, arm_name: str, seed: int, data: Path, out: Path):
+    "Train and score one arm with one seed; the result is written at the end, whole."
+    import hierseg.all as hs
+    import torch
+    arm, split, start = plan['arms'][arm_name], split_of(data), time.time()
+    if plan.get('smallest'):
+        split, arm = [s[:n] for s, n in zip(split, (64, 16, 16))], {**arm, 'epochs': 1}
+    learn = learner_of(arm, seed, split, out)
+    with learn.no_bar(), learn.no_logging():
+        fit = learn.fit_one_cycle if arm['schedule'] == 'one-cycle' else learn.fit
+        fit(arm['epochs'], arm['lr'], cbs=callbacks_of(arm))
+        trained = time.time()
+        selectors = fitted_selectors(learn, plan['selectors'], split[1])
+        val = score(learn, split[2], selectors)
+    names = list(learn.recorder.metric_names)[1:-1]
+    result = dict(plan=name, arm=arm_name, seed=seed, config=arm, parameters=sum(p.numel() for p in learn.model.parameters()),
+                  history=[dict(zip(names, map(float, v))) for v in learn.recorder.values],
+                  val=summary(val, selectors),
+                  images=[len(s) for s in (learn.dls.train_ds, *split[1:])], device=str(learn.dls.device),
+                  seconds=round(trained - start), scoring_seconds=round(time.time() - trained), threads=torch.get_num_threads(),
+                  date=f'{datetime.date.today()}', commit=commit(), torch=torch.__version__)
+    path = result_file(out, name, arm_name, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {k: v.astype(np.int32) for n in selectors for k, v in sizes_by_image(val, n).items()}
+    hs.write_atomic(path.with_suffix('.npz'), lambda tmp: np.savez_compressed(open(tmp, 'wb'), **arrays))
+    if plan.get('keep') or arm.get('keep'):
+        hs.write_atomic(path.with_suffix('.safetensors'), lambda tmp: hs.save_weights(learn.model, tmp))
+    hs.write_atomic(path, json.dumps(result, indent=1))
+    return result
+
+
+def commit() -> str:
+    "The commit that is being measured, marked where the tree was changed."
+    def git(*args): return subprocess.run(['git', *args], cwd=PLANS, capture_output=True, text=True).stdout.strip()
+    return git('rev-parse', '--short', 'HEAD') + ('+' if git('status', '--porcelain', '--', '../../hierseg') else '')
+
+
+def run(names: list, data: Path, out: Path, budget: float, smallest: bool, only: str):
+    "Whatever is missing of the plans, in order, as long as the next run is likely to end within the budget."
+    end, longest = time.time() + 60 * budget, 0.
+    for name in names:
+        plan = {**read_plan(name), 'smallest': smallest}
+        for arm, seed in runs_of(plan):
+            path = result_file(out, name, arm, seed)
+            if path.exists() or only and only not in arm:
+                continue
+            if time.time() + longest > end:
+                print('the budget is spent')
+                return
+            lock = path.with_suffix('.running')
+            if not claim(lock):
+                continue
+            t = time.time()
+            try:
+                r = run_one(plan, name, arm, seed, data, out)
+            finally:
+                lock.unlink(missing_ok=True)
+            longest = max(longest, time.time() - t)
+            cells = '  '.join(f"{n} {' '.join(f'{v:.3f}' for v in s['miou'])}" for n, s in r['val'].items())
+            print(f"{name} {arm} seed {seed}: {r['seconds']} + {r['scoring_seconds']} s  {cells}", flush=True)
+
+
+def claim(lock: Path) -> bool:
+    "Two processes may share an output folder: a run belongs to the one whose living process made this file."
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    if lock.exists() and Path(f'/proc/{lock.read_text() or 0}').exists():
+        return False
+    lock.write_text(str(os.getpid()))
+    return True
+
+
+# ---- tables
+
+def paired_interval(ours: list, theirs: list, level: int, seed: int = 0) -> tuple[float, float, float]:
+    "Difference of pooled mIoU, and its 95 % interval over seeds and images, the same draws for both sides."
+    rng = np.random.default_rng(seed)
+    diffs = np.zeros((len(ours), DRAWS + 1))
+    n_images = len(ours[0][0])
+    weights = np.vstack([np.ones(n_images), rng.multinomial(n_images, np.full(n_images, 1 / n_images), DRAWS)])
+    for i, (a, b) in enumerate(zip(ours, theirs)):
+        diffs[i] = [1, -1] @ np.array([pooled(weights, *o) for o in (a, b)])
+    n = len(ours)
+    if n == 1:
+        drawn = diffs[0, 1:]
+    else:
+        pick = rng.integers(n, size=(DRAWS, n))
+        drawn = diffs[pick, np.arange(1, DRAWS + 1)[:, None]].mean(1)
+        drawn = drawn.mean() + (drawn - drawn.mean()) * (n / (n - 1))**.5       # few seeds show too little of their spread
+    low, high = np.quantile(drawn, [.025, .975])
+    return diffs[:, 0].mean(), low, high
+
+
+def pooled(weights, found, union):
+    "(draws,) mean over classes of summed found pixels through summed union."
+    f, u = weights @ found, weights @ union
+    with np.errstate(all='ignore'):
+        return np.nanmean(np.where(u > 0, f / u, np.nan), -1)
+
+
+def load(plan: dict, name: str, out: Path) -> dict:
+    "(arm, seed) to result and arrays of what has been run."
+    found = {}
+    for arm, seed in runs_of(plan):
+        path = result_file(out, name, arm, seed)
+        if path.exists():
+            found[arm, seed] = json.loads(path.read_text()), np.load(path.with_suffix('.npz'))
+    return found
+
+
+def table(header: list, rows: list) -> list[str]:
+    "Lines of a markdown table."
+    return [f"| {' | '.join(r)} |" for r in ([*map(str, header)], ['---'] * len(header), *rows)]
+
+
+def mean_rows(plan: dict, found: dict, split: str):
+    "Arm and selector by level: mean over seeds, and the spread of the seeds."
+    for arm in plan['arms']:
+        got = [r for (a, _), (r, _) in found.items() if a == arm]
+        for s in plan['selectors'] if got else ():
+            m = np.array([r[split][s]['miou'] for r in got])
+            spread = m.std(0, ddof=1) if len(m) > 1 else [None] * LEVELS
+            cells = [f'{v:.3f}' + (f' ± {d:.3f}' if d is not None else '') for v, d in zip(m.mean(0), spread)]
+            incon = np.mean([r[split][s]['inconsistent'] for r in got])
+            back = np.mean([r[split][s]['background_iou'][-1] for r in got])
+            yield [arm, s, str(len(got)), *cells, f'{back:.3f}', f'{100 * incon:.1f} %']
+
+
+def contrast_rows(plan: dict, found: dict):
+    "What is asked, as differences with intervals; undecided where the interval holds 0."
+    for c in plan['contrasts']:
+        (arm_a, sel_a), (arm_b, sel_b) = c['of'], c['beside']
+        seeds = [s for a, s in found if a == arm_a and (arm_b, s) in found]
+        if not seeds:
+            continue
+        cells = []
+        for l in range(LEVELS):
+            def side(arm, sel, l=l):
+                return [tuple(found[arm, s][1][f'{sel}|{l}|{o}'].astype(float) for o in ('found', 'union')) for s in seeds]
+            d, low, high = paired_interval(side(arm_a, sel_a), side(arm_b, sel_b), l)
+            word = '' if low > 0 or high < 0 else ' undecided'
+            cells.append(f'{d:+.3f} ({low:+.3f} to {high:+.3f}){word}')
+        yield [c['asks'], f'{len(seeds)}', *cells]
+
+
+def report(name: str, out: Path) -> str:
+    "The tables of a plan as markdown."
+    plan = read_plan(name)
+    found = load(plan, name, out)
+    if not found:
+        return f"# {plan['title']}\n\nNothing has been run yet.\n"
+    results = [r for r, _ in found.values()]
+    first, levels = results[0], [f'level {l + 1}' for l in range(LEVELS)]
+    about = (f"{len(results)} of {len(list(runs_of(plan)))} planned runs, {min(r['date'] for r in results)} to "
+             f"{max(r['date'] for r in results)}, commits {', '.join(sorted({r['commit'] for r in results}))}, "
+             f"torch {first['torch']}, {first['device']} with {first['threads']} thread a run. Trained on {first['images'][0]} images, "
+             f"{first['images'][1]} of the training ids held out, scored once on the {first['images'][2]} of val_id: mIoU "
+             "pooled over all pixels at native size, background excluded (its IoU on the leaves stands beside).")
+    text = [f"# {plan['title']}", '', about, '', f"    python benchmarks/study.py run {name} --data PASCAL_PART --out FOLDER",
+            f"    python benchmarks/study.py report {name} --out FOLDER", '', '## Asked before the runs', '',
+            *(f'- {q}' for q in plan['hypotheses']), '', '## Differences', '',
+            'Mean over seeds, with the 95 % interval of a bootstrap over seeds and images, the same draws on both sides; with one '
+            'seed over images only.', '', *table(['', 'seeds', *levels], contrast_rows(plan, found)), '', '## Scores', '',
+            'Mean over seeds ± standard deviation of a seed.', '',
+            *table(['arm', 'selector', 'seeds', *levels, 'background', 'inconsistent'], mean_rows(plan, found, 'val')), '']
+    return '\n'.join(text)
+
+
+def write_report(name: str, out: Path):
+    "NAME.md, and NAME.json with the scores of every run, beside the plan."
+    import hierseg.core as core
+    found = load(read_plan(name), name, out)
+    core.write_atomic(PLANS/f'{name}.md', report(name, out))
+    core.write_atomic(PLANS/f'{name}.json', json.dumps([r for r, _ in found.values()], indent=1) + '\n')
+    print((PLANS/f'{name}.md').read_text())
+
+
+def main(argv: list | None = None):
+    "The command line."
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('what', choices=['run', 'report'])
+    p.add_argument('plan', nargs='+', help=f"of {', '.join(sorted(f.stem for f in PLANS.glob('*.yaml')))}")
+    p.add_argument('--data', type=Path, default=os.environ.get('HIERSEG_PASCAL_PART'), help='folder of Pascal-part')
+    p.add_argument('--out', type=Path, required=True, help='folder for results, outside the repository')
+    p.add_argument('--budget', type=float, default=1e9, help='minutes; no run is begun that would go beyond')
+    p.add_argument('--smallest', action='store_true', help='a few images and one epoch a run: does it work?')
+    p.add_argument('--only', default='', help='arms whose name contains this')
+    p.add_argument('--threads', type=int, default=1)
+    args = p.parse_args(argv)
+    if args.what == 'report':
+        for name in args.plan:
+            write_report(name, args.out)
+        return
+    if args.data is None:
+        p.error('name the folder of Pascal-part: --data, or HIERSEG_PASCAL_PART')
+    os.environ.update(OMP_NUM_THREADS=str(args.threads), HF_HUB_OFFLINE='1', NO_ALBUMENTATIONS_UPDATE='1', MPLBACKEND='agg')
+    import torch
+    torch.set_num_threads(args.threads)
+    run(args.plan, Path(args.data), args.out, args.budget, args.smallest, args.only)
+
+
+if __name__ == '__main__':
+    main()
