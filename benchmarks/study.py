@@ -333,12 +333,32 @@ def report(name: str, out: Path) -> str:
     return '\n'.join(text)
 
 
+def curves(found: dict):
+    "The hold-out's leaf mIoU and both losses by epoch, one line an arm (the first seed)."
+    from matplotlib.figure import Figure
+    fig = Figure((9, 3.6), layout='constrained')
+    first, columns = min(s for _, s in found), ('miou_level_3', 'train_loss', 'valid_loss')
+    for ax, column in zip(fig.subplots(1, 3), columns):
+        for (arm, seed), (r, _) in found.items():
+            if seed == first:
+                values = [h[column] for h in r['history']]
+                ax.plot(range(1, len(values) + 1), values, label=arm)
+        ax.set(xlabel='epoch', title={'miou_level_3': 'hold-out mIoU, leaves', 'train_loss': 'training loss',
+                                      'valid_loss': 'hold-out loss'}[column])
+        ax.spines[['top', 'right']].set_visible(False)
+    fig.legend(*ax.get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False)
+    return fig
+
+
 def write_report(name: str, out: Path):
-    "NAME.md, and NAME.json with the scores of every run, beside the plan."
+    "NAME.md, and NAME.json with the scores of every run, beside the plan; NAME.png where the plan asks for curves."
     import hierseg.core as core
-    found = load(read_plan(name), name, out)
+    plan = read_plan(name)
+    found = load(plan, name, out)
     core.write_atomic(PLANS/f'{name}.md', report(name, out))
     core.write_atomic(PLANS/f'{name}.json', json.dumps([r for r, _ in found.values()], indent=1) + '\n')
+    if plan.get('curves') and found:
+        core.write_atomic(PLANS/f'{name}.png', lambda tmp: curves(found).savefig(tmp, format='png', dpi=110))
     print((PLANS/f'{name}.md').read_text())
 
 

@@ -10,7 +10,7 @@ import torch
 HERE = Path(__file__).resolve().parent.parent/'benchmarks'
 pytestmark = pytest.mark.skipif(not HERE.exists(), reason="benchmarks/ lies in the repository only")
 sys.path.insert(0, str(HERE))
-MODULES = [p.stem for p in sorted(HERE.glob('*.py')) if p.stem not in ('run', 'pairs')]
+MODULES = [p.stem for p in sorted(HERE.glob('*.py')) if p.stem not in ('run', 'pairs', 'study')]
 
 
 @pytest.fixture
