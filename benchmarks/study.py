@@ -2,9 +2,11 @@
 
     python benchmarks/study.py run losses --data PASCAL_PART --out FOLDER [--budget 90] [--smallest]
     python benchmarks/study.py report losses --out FOLDER
+    python benchmarks/study.py page
 
 A plan is `benchmarks/study/NAME.yaml`: what is asked, the arms, the seeds, the contrasts; written before the runs.
-`run` does what is missing and can be stopped at any time; `report` writes NAME.md and NAME.json beside the plan.
+`run` does what is missing and can be stopped at any time; `report` writes NAME.md and NAME.json beside the plan;
+`page` puts them into the guide that shows them.
 """
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ import datetime
 import json
 import os
 import random
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -21,6 +24,7 @@ import numpy as np
 import yaml
 
 PLANS = Path(__file__).resolve().parent/'study'
+PAGE = PLANS.parent.parent/'nbs/20a_guide.what_the_tree_buys.ipynb'
 LEVELS, DRAWS = 3, 2000
 
 
@@ -166,33 +170,45 @@ def summary(conf, selectors: dict) -> dict:
             for n in selectors}
 
 
+def train(learn, arm: dict, path: Path) -> dict:
+    "Train, and keep the weights beside the result; where they are there already, only a new scoring is wanted."
+    import hierseg.all as hs
+    weights, notes = path.with_suffix('.safetensors'), path.with_suffix('.training')
+    if weights.exists():
+        hs.load_weights(learn.model, weights)
+        return json.loads(notes.read_text())
+    start = time.time()
+    fit = learn.fit_one_cycle if arm['schedule'] == 'one-cycle' else learn.fit
+    fit(arm['epochs'], arm['lr'], cbs=callbacks_of(arm))
+    names = list(learn.recorder.metric_names)[1:-1]
+    history = [dict(zip(names, map(float, v))) for v in learn.recorder.values]
+    trained = dict(history=history, seconds=round(time.time() - start))
+    hs.write_atomic(notes, json.dumps(trained))
+    hs.save_weights(learn.model, weights)
+    return trained
+
+
 def run_one(plan: dict, name: str, arm_name: str, seed: int, data: Path, out: Path):
-    "Train and score one arm with one seed; the result is written at the end, whole."
+    "Train and score one arm with one seed; the result is written at the end, whole. Remove it to score again."
     import hierseg.all as hs
     import torch
-    arm, split, start = plan['arms'][arm_name], split_of(data), time.time()
+    arm, split = plan['arms'][arm_name], split_of(data)
     if plan.get('smallest'):
         split, arm = [s[:n] for s, n in zip(split, (64, 16, 16))], {**arm, 'epochs': 1}
-    learn = learner_of(arm, seed, split, out)
+    path, learn = result_file(out, name, arm_name, seed), learner_of(arm, seed, split, out)
     with learn.no_bar(), learn.no_logging():
-        fit = learn.fit_one_cycle if arm['schedule'] == 'one-cycle' else learn.fit
-        fit(arm['epochs'], arm['lr'], cbs=callbacks_of(arm))
-        trained = time.time()
+        trained = train(learn, arm, path)
+        start = time.time()
         selectors = fitted_selectors(learn, plan['selectors'], split[1])
         val = score(learn, split[2], selectors)
-    names = list(learn.recorder.metric_names)[1:-1]
-    result = dict(plan=name, arm=arm_name, seed=seed, config=arm, parameters=sum(p.numel() for p in learn.model.parameters()),
-                  history=[dict(zip(names, map(float, v))) for v in learn.recorder.values],
-                  val=summary(val, selectors),
+    result = dict(plan=name, arm=arm_name, seed=seed, config=arm, **trained,
+                  parameters=sum(p.numel() for p in learn.model.parameters()), val=summary(val, selectors),
                   images=[len(s) for s in (learn.dls.train_ds, *split[1:])], device=str(learn.dls.device),
-                  seconds=round(trained - start), scoring_seconds=round(time.time() - trained), threads=torch.get_num_threads(),
+                  scoring_seconds=round(time.time() - start), threads=torch.get_num_threads(),
                   date=f'{datetime.date.today()}', commit=commit(), torch=torch.__version__)
-    path = result_file(out, name, arm_name, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {k: v.astype(np.int32) for n in selectors for k, v in sizes_by_image(val, n).items()}
     hs.write_atomic(path.with_suffix('.npz'), lambda tmp: np.savez_compressed(open(tmp, 'wb'), **arrays))
-    if plan.get('keep') or arm.get('keep'):
-        hs.write_atomic(path.with_suffix('.safetensors'), lambda tmp: hs.save_weights(learn.model, tmp))
     hs.write_atomic(path, json.dumps(result, indent=1))
     return result
 
@@ -362,18 +378,36 @@ def write_report(name: str, out: Path):
     print((PLANS/f'{name}.md').read_text())
 
 
+def write_page(page: Path = PAGE):
+    "The reports in the cells of the guide that begin with `<!-- study NAME -->`."
+    import hierseg.core as core
+    nb = json.loads(page.read_text())
+    for cell in nb['cells']:
+        first = ''.join(cell['source']).split('\n')[0]
+        name = re.fullmatch('<!-- study ([a-z]+) -->', first)
+        if name and (PLANS/f'{name[1]}.md').exists():
+            text = re.sub('^#', '##', (PLANS/f'{name[1]}.md').read_text().strip(), flags=re.MULTILINE)
+            cell['source'] = f'{first}\n{text}'.splitlines(True)
+    core.write_atomic(page, json.dumps(nb, indent=1, ensure_ascii=False) + '\n')
+
+
 def main(argv: list | None = None):
     "The command line."
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('what', choices=['run', 'report'])
-    p.add_argument('plan', nargs='+', help=f"of {', '.join(sorted(f.stem for f in PLANS.glob('*.yaml')))}")
+    p.add_argument('what', choices=['run', 'report', 'page'])
+    p.add_argument('plan', nargs='*', help=f"of {', '.join(sorted(f.stem for f in PLANS.glob('*.yaml')))}")
     p.add_argument('--data', type=Path, default=os.environ.get('HIERSEG_PASCAL_PART'), help='folder of Pascal-part')
-    p.add_argument('--out', type=Path, required=True, help='folder for results, outside the repository')
+    p.add_argument('--out', type=Path, help='folder for results, outside the repository')
     p.add_argument('--budget', type=float, default=1e9, help='minutes; no run is begun that would go beyond')
     p.add_argument('--smallest', action='store_true', help='a few images and one epoch a run: does it work?')
     p.add_argument('--only', default='', help='arms whose name contains this')
     p.add_argument('--threads', type=int, default=1)
     args = p.parse_args(argv)
+    if args.what == 'page':
+        write_page()
+        return
+    if not args.plan or args.out is None:
+        p.error(f'{args.what} needs the names of plans, and --out')
     if args.what == 'report':
         for name in args.plan:
             write_report(name, args.out)

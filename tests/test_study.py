@@ -139,3 +139,34 @@ def test_a_run_that_another_process_has_is_left_to_it(study, tmp_path):
     assert not study.claim(lock)
     lock.write_text('999999999')
     assert study.claim(lock)
+
+
+def test_reports_go_into_the_guide(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, 'PLANS', tmp_path)
+    (tmp_path/'p.md').write_text('# A plan\n\n## Scores\n\n| a |\n')
+    cells = [['why'], ['<!-- study p -->\n', 'old'], ['<!-- study q -->\n', 'not run']]
+    page = tmp_path/'page.ipynb'
+    page.write_text(json.dumps(dict(cells=[dict(cell_type='markdown', source=s) for s in cells])))
+    study.write_page(page)
+    after = [''.join(c['source']) for c in json.loads(page.read_text())['cells']]
+    assert after == ['why', '<!-- study p -->\n## A plan\n\n### Scores\n\n| a |', '<!-- study q -->\nnot run']
+
+
+def test_wrong_calls_end_in_one_line(study, capsys, monkeypatch):
+    monkeypatch.delenv('HIERSEG_PASCAL_PART', raising=False)
+    for argv in ['report', 'losses'], ['run', 'losses', '--out', 'x']:
+        with pytest.raises(SystemExit):
+            study.main(argv)
+        assert 'Traceback' not in capsys.readouterr().err
+
+
+def test_the_guide_shows_the_last_reports(study):
+    "What stands on the page is what `report` wrote."
+    if not study.PAGE.exists():
+        pytest.skip('no page')
+    cells = [''.join(c['source']) for c in json.loads(study.PAGE.read_text())['cells']]
+    for name in PLANS:
+        md = HERE/f'study/{name}.md'
+        if md.exists():
+            body = md.read_text().split('## Differences')[1].strip().split('\n\n## ')[0]
+            assert any(body.replace('\n## ', '\n### ') in c for c in cells), f'run benchmarks/study.py page: {name}'
