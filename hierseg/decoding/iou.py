@@ -106,17 +106,49 @@ class LevelIoU:
         return [float(j[ok].mean()) if ok.any() else 0. for j, ok in zip(self.iou, used)]
 
 # %% ../../nbs/05b_decoding.iou.ipynb #27d691c4
-def fitted_tables(count):
-    "(iou, union) for each level from counts, unseen classes as the average of their level; and the names of these."
-    tax, iou, union, unseen = count.taxonomy, [], [], []
-    for (both, pred, true), classes in zip(count.counts, tax.level_classes):
-        seen, u = true > 0, (pred + true - both).astype(np.float64)
-        j = both / u.clip(1)
-        unseen += [c for k, (c, ok) in enumerate(zip(classes, seen)) if not ok and k != tax.bg_index]
-        if seen.any(): j[~seen], u[~seen] = j[seen].mean(), u[seen].mean()
-        iou.append(j)
-        union.append(u.clip(1) / max(1, count.pixels))
-    return (iou, union), list(dict.fromkeys(unseen))
+class ProbabilityCounts:
+    "Streamed histograms of the classes' probabilities, over all pixels and over their own; void left out."
+    n_bins = 256
+    def __init__(self,
+        taxonomy:Taxonomy, # The tree
+    ):
+        self.taxonomy, self.pixels = taxonomy, 0
+        self.counts = [np.zeros((2, k, self.n_bins), np.int64) for k in taxonomy.n_classes]     # all, own
+    def update(self,
+        levels:list, # Probabilities of the levels (B, K_l, H, W), coarse to fine
+        mask:torch.Tensor, # (B, H, W) leaf class indices, negative is void
+    ):
+        "Count a batch."
+        self.pixels += int((mask >= 0).sum())
+        for n, p, t in zip(self.counts, levels, decompose_mask(mask.long(), self.taxonomy)):
+            p, t = p.movedim(1, -1)[t >= 0], t[t >= 0]                      # (pixels, K_l)
+            at = (p * self.n_bins).long().clamp(0, self.n_bins - 1) + self.n_bins * torch.arange(p.shape[1]).to(t)
+            for row, bins in zip(n, (at, at.gather(1, t[:, None]))):
+                row += torch.bincount(bins.flatten(), minlength=row.size).view(row.shape).cpu().numpy()
+    def best(self) -> tuple: # (iou, union) for each level, unions in pixels
+        "IoU and union of each class at the threshold that would be best for it alone."
+        above = [n[..., ::-1].cumsum(-1) for n in self.counts]
+        unions = [(every + own[:, -1:] - own).clip(1) for every, own in above]
+        ious = [own / u for (_, own), u in zip(above, unions)]
+        at = [(np.arange(len(j)), j.argmax(1)) for j in ious]
+        return [j[i] for j, i in zip(ious, at)], [u[i] for u, i in zip(unions, at)]
+
+# %% ../../nbs/05b_decoding.iou.ipynb #fdc87c24
+def seen_tables(iou, union, count):
+    "(iou, union) for each level, unions in shares of the pixels, classes that the hold-out lacks as their level's average."
+    out = [], []
+    for (_, _, true), *table in zip(count.counts, iou, union):
+        for to, x in zip(out, table):
+            x, seen = x.astype(np.float64), true > 0
+            if seen.any(): x[~seen] = x[seen].mean()
+            to.append(x)
+    return out[0], [u.clip(1) / max(1, count.pixels) for u in out[1]]
+
+def unseen_classes(count):
+    "The names of the classes that the hold-out does not hold."
+    bg = count.taxonomy.bg_index
+    return list(dict.fromkeys(c for (_, _, true), classes in zip(count.counts, count.taxonomy.level_classes)
+                              for k, (c, n) in enumerate(zip(classes, true)) if not n and k != bg))
 
 # %% ../../nbs/05b_decoding.iou.ipynb #a5f7867e
 def fit_iou_selector(
@@ -127,25 +159,27 @@ def fit_iou_selector(
     n_iter:int=5, # How often to decode and count again
 ) -> tuple[IoUClassSelector, list]: # The selector, and the levels' mean IoUs round by round, the unfitted rule first
     "An IoU selector fitted on a hold-out; raises `ValueError` where that holds no pixel."
-    def rounds(selector):
+    if n_iter < 1: raise ValueError(f"n_iter is {n_iter}; at least one round is needed")
+    alone = ProbabilityCounts(taxonomy)
+    def decoded(selector, also=None):
         count = LevelIoU(taxonomy)
         for levels, mask in batches() if callable(batches) else batches:
             count.update(selector.select(levels, log=False), mask)
+            if also is not None: also.update(levels, mask)
         return count
-    count = rounds((MinCostClassSelector if path else SmartClassSelector)(taxonomy, head))
+    count = decoded((MinCostClassSelector if path else SmartClassSelector)(taxonomy, head), alone)
     if not count.pixels: raise ValueError("the hold-out holds no labelled pixel; nothing can be fitted on it")
-    if n_iter < 1: raise ValueError(f"n_iter is {n_iter}; at least one round is needed")
-    history, best = [count.mean()], (-1., IoUClassSelector(taxonomy, head, path=path), [])
+    history, best = [count.mean()], (-1., IoUClassSelector(taxonomy, head, path=path))
+    tables, unseen = seen_tables(*alone.best(), count), unseen_classes(count)
     for _ in range(n_iter):
-        (iou, union), unseen = fitted_tables(count)
-        selector = IoUClassSelector(taxonomy, head, [o.tolist() for o in iou], [o.tolist() for o in union], path)
-        count = rounds(selector)
+        selector = IoUClassSelector(taxonomy, head, *([o.tolist() for o in t] for t in tables), path)
+        count = decoded(selector)
         history.append(count.mean())
-        if np.mean(history[-1]) > best[0]: best = np.mean(history[-1]), selector, unseen
-    _, selector, unseen = best
+        if np.mean(history[-1]) > best[0]: best = np.mean(history[-1]), selector
+        tables = seen_tables(map(np.maximum, count.iou, alone.best()[0]), count.union, count)
     if unseen:
         warnings.warn(f"the hold-out has no pixel of {', '.join(unseen)}: taken as average classes", stacklevel=2)
-    return selector, history
+    return best[1], history
 
 # %% ../../nbs/05b_decoding.iou.ipynb #feac5d71
 def iou_cost(

@@ -8,7 +8,7 @@ import torch
 import yaml
 from hypothesis import given, strategies as st
 
-from hierseg.decoding.iou import IoUClassSelector, LevelIoU, fit_iou_selector, iou_cost, scored_classes
+from hierseg.decoding.iou import IoUClassSelector, LevelIoU, ProbabilityCounts, fit_iou_selector, iou_cost, scored_classes
 from hierseg.decoding.selectors import MinCostClassSelector, SmartClassSelector, get_selector, list_selectors
 from hierseg.taxonomy.tensors import aggregate_probs
 from hierseg.taxonomy.tree import Taxonomy
@@ -155,3 +155,42 @@ def test_what_cannot_be_fitted_is_said():
         (lambda: get_selector(dict(__class__='IoUClassSelector', path='yes'), tax), 'path: IoUClassSelector takes bool')]:
         with pytest.raises(ValueError, match=message): call()
     assert 'iou' not in list_selectors() and 'iou' in list_selectors(unfitted=True) and get_selector('iou', tax).config == 'iou'
+
+
+@pytest.mark.parametrize('path', [False, True])
+@pytest.mark.parametrize('rare', [.2, .02])
+def test_a_class_that_never_wins_does_not_take_the_background(rare, path):
+    "Its IoU under the likeliest classes is 0, for which any pixel would be a gain."
+    tax, g = Taxonomy(PERSON), torch.Generator().manual_seed(0)
+    prior = torch.tensor([20, rare, 2, .6, 1, .8, .4])
+    y = torch.multinomial(prior, 6 * 48 * 48, True, generator=g).view(6, 48, 48)
+    z = torch.randn(6, 7, 48, 48, generator=g)
+    z.scatter_add_(1, y.unsqueeze(1), torch.full_like(z[:, :1], 1.5))
+    p = (z + prior.log().view(1, -1, 1, 1)).softmax(1)
+    smart = LevelIoU(tax)
+    smart.update(SmartClassSelector(tax).select(aggregate_probs(p, tax), log=False), y)
+    assert smart.iou[-1][1] < .005
+    selector, history = fit_iou_selector([(aggregate_probs(p, tax), y)], tax, path=path)
+    count = LevelIoU(tax)
+    count.update(selector.select(aggregate_probs(p, tax), log=False), y)
+    assert all(np.mean(h) > np.mean(history[0]) + .02 for h in history[1:])
+    assert all(after[0] > before[0] - .15 for before, after in zip(smart.iou, count.iou))
+    assert min(abs(np.mean(a) - np.mean(b)) for a, b in zip(history[2:], history[3:])) < .002      # it settles
+
+
+@given(trees(), st.integers(0, 1000))
+def test_what_a_class_is_worth_alone_is_the_best_threshold(tree, seed):
+    tax, g = Taxonomy(tree), torch.Generator().manual_seed(seed)
+    p = (torch.randn(2, tax.n_leaves, 3, 4, generator=g, dtype=torch.float64) * 2).softmax(1)
+    y = torch.randint(-1, tax.n_leaves, (2, 3, 4), generator=g)
+    alone, paths = ProbabilityCounts(tax), leaf_paths(tax)
+    levels = aggregate_probs(p, tax)
+    alone.update(levels, torch.where(y < 0, -100, y))
+    iou, union = alone.best()
+    for l, k in enumerate(tax.n_classes):
+        for c in range(k):
+            own = np.array([v >= 0 and paths[v][l] == c for v in y.flatten().tolist()])
+            bins, ok = np.minimum((levels[l][:, c].flatten().numpy() * 256).astype(int), 255), (y.flatten() >= 0).numpy()
+            found = {t: (((bins >= t) & own).sum(), (((bins >= t) & ok) | own).sum()) for t in range(256)}
+            assert iou[l][c] == pytest.approx(max(i / max(1, u) for i, u in found.values()))
+            assert any(i == round(iou[l][c] * union[l][c]) and max(1, u) == union[l][c] for i, u in found.values())
