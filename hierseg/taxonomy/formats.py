@@ -85,10 +85,17 @@ def rows_of_tree(
 
 # %% ../../nbs/01b_taxonomy.formats.ipynb #e6e5af16
 def _text(path):
-    try: return Path(path).read_text(encoding='utf-8-sig')
+    try: text = Path(path).read_text(encoding='utf-8-sig')
     except FileNotFoundError: raise TaxonomyError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as e:
         raise TaxonomyError(f"{path}: cannot be read as text: {type(e).__name__}") from None
+    if '\x00' in text: raise TaxonomyError(f"{path}: cannot be read as text: holds a zero byte")
+    return text
+
+def _csv(path, **kwargs):
+    "The rows of a CSV file, each a dict by the names in its first line."
+    try: return list(csv.DictReader(io.StringIO(_text(path)), **kwargs))
+    except csv.Error as e: raise TaxonomyError(f"{path}: is no valid CSV: {e}") from None
 
 def _json(path, key):
     "The list under a key of a JSON file."
@@ -180,8 +187,7 @@ def read_cityscapes(
 ) -> list: # `ClassRow`s
     "The classes of Cityscapes, under their categories."
     if ids not in ('id', 'trainId'): raise TaxonomyError(f"ids: {ids!r}; Cityscapes' masks hold id or trainId")
-    text = _text(path)
-    items = list(csv.DictReader(io.StringIO(text))) if Path(path).suffix.lower() == '.csv' else _label_calls(text, path)
+    items = _csv(path) if Path(path).suffix.lower() == '.csv' else _label_calls(_text(path), path)
     if not items:
         raise TaxonomyError(f"{path}: holds no labels; give labels.py of cityscapesScripts, or a CSV of its columns")
     def row(item):
@@ -208,7 +214,7 @@ def write_cityscapes(
 # %% ../../nbs/01b_taxonomy.formats.ipynb #db6de785
 def _table(path, *columns):
     "The rows of a CSV file that has these columns."
-    rows = list(csv.DictReader(io.StringIO(_text(path)), skipinitialspace=True))
+    rows = _csv(path, skipinitialspace=True)
     lack = [c for c in columns if not rows or c not in rows[0]]
     if lack: raise TaxonomyError(f"{path}: has no column {lack[0]}; it needs {', '.join(columns)}")
     return rows

@@ -109,6 +109,7 @@ def close(a, b):
 
 @pytest.mark.parametrize('n,world', [(8, 2), (5, 2), (7, 3), (2, 4)])
 def test_what_fills_up_is_left_out(n, world):
+    pytest.importorskip('accelerate')      # fastai.distributed calls it
     from fastai.data.load import DataLoader
     from fastai.distributed import DistributedDL
     class Shared(DistributedDL):
