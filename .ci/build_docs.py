@@ -108,7 +108,7 @@ def notebook_links(old):
     "A line of links for a guide: open it in Colab, or get the notebook."
     repo = urlparse(project_urls()["Repository"]).path.strip("/")
     path = f"{repo}/blob/main/nbs/{old}"
-    return (f"::: {{.notebook-links}}\n[Open in Colab](https://colab.research.google.com/github/{path}) "
+    return (f"::: {{.notebook-links}}\n[![Open in Colab](images/colab.svg)](https://colab.research.google.com/github/{path}) "
             f"[The notebook](https://github.com/{path})\n:::\n")
 
 

@@ -79,16 +79,27 @@ def check_loads(path, reader):
             yield f"{path.name}: loads {href}, which is not there"
 
 
+def check_styles(out):
+    "Styles that fetch fonts or pictures from another machine."
+    for css in sorted(Path(out).rglob("*.css")):
+        for m in re.finditer(r"""(?:url\(|@import\s)['"]?(https?://[^\s'")]+)""", css.read_text(encoding="utf-8")):
+            yield f"{css.name}: loads {m[1]} from the network"
+
+
 def check_text(path):
-    "Paths of the machine that built the page, as a warning printed into a notebook has them."
-    for m in re.finditer(r"(?<![\w./:-])/(?:root|home|Users|tmp)/[\w./-]+", path.read_text(encoding="utf-8")):
+    "Markup that was not understood, and paths of the machine that built the page."
+    page = path.read_text(encoding="utf-8")
+    prose = re.sub(r"<(pre|code|script|style|title|head)\b.*?</\1>", "", page, flags=re.S)
+    for m in re.finditer(r"\]\([\w./#-]+\)|(?<=\s)–[a-z][\w-]+", re.sub(r"<[^>]+>", "", prose)):
+        yield f"{path.name}: shows {m[0]}, a link or an option that was meant as such"
+    for m in re.finditer(r"(?<![\w./:-])/(?:root|home|Users|tmp)/[\w./-]+", page):
         yield f"{path.name}: names {m[0]}, a path of the machine that built it"
 
 
 def check_site(out):
     "Every complaint about the built site, one line each."
     readers = {p.resolve(): read_page(p) for p in sorted(Path(out).glob("*.html"))}
-    found = []
+    found = list(check_styles(out))
     for path, reader in readers.items():
         found += [*check_links(path, reader, readers), *check_pictures(path, reader), *check_loads(path, reader),
                   *check_text(path)]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / ".ci/command_examples.json"
+CODE = re.compile(r"(`[^`]+`|(?<!\w)'[^']+'(?!\w)|(?<![\w-])--[a-z][\w-]*)")  # in a help text
 
 
 def subparsers(parser):
@@ -42,7 +43,10 @@ def option_name(parser, action):
 def option_help(parser, action):
     "What an option does, its default filled in, safe in a table's cell."
     text = parser._get_formatter()._expand_help(action) if action.help else ""
-    return re.sub(r"([|*_<>$\[\]])", r"\\\1", " ".join(text.split()))
+    parts = CODE.split(" ".join(text.split()))
+    parts[::2] = [re.sub(r"([|*_<>$\[\]])", r"\\\1", p) for p in parts[::2]]
+    parts[1::2] = ["`" + p.strip("`").replace("|", "\\|") + "`" for p in parts[1::2]]
+    return "".join(parts)
 
 
 def option_table(parser, actions):

@@ -76,22 +76,25 @@ def pieces(children):
 
 
 def mathml(tex, display):
-    "One formula as the `<math>` elements that a line may break between."
+    "One formula as `<math>` elements, which a line may break between; what wide spaces part stays together if it can."
     from latex2mathml.converter import convert
 
     root = ET.fromstring(convert(tex, display="block" if display else "inline"))
     limits_below(root)
     names_apart(root)
     row = root[0] if len(root) == 1 and tag(root[0]) == "mrow" else root
-    out = []
+    clauses = [[]]
     for piece in pieces(list(row)):
         math = ET.Element(f"{{{MATHML}}}math", **({"displaystyle": "true"} if display else {}))
         ET.SubElement(math, f"{{{MATHML}}}mrow").extend(piece)
         if tag(piece[0]) == "mspace":
             math.set("class", "after-gap")
             math[0].remove(piece[0])
-        out.append(ET.tostring(math, encoding="unicode"))
-    return re.sub(r"ns0:|:ns0", "", "<wbr>".join(out))
+            clauses.append([])
+        clauses[-1].append(re.sub(r"ns0:|:ns0", "", ET.tostring(math, encoding="unicode")))
+    if len(clauses) == 1:
+        return "<wbr>".join(clauses[0])
+    return "<wbr>".join(f'<span class="clause">{"<wbr>".join(parts)}</span>' for parts in clauses)
 
 
 def with_mathml(page):

@@ -14,7 +14,11 @@ import os
 os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1');   # no look for a newer version on the network
 
 # %% ../nbs/13_all.ipynb #a2ffb51a
-from fastai.vision.all import *
+import warnings
+
+with warnings.catch_warnings():      # fastai scripts a layer while it is imported, which PyTorch has begun to deplore
+    warnings.filterwarnings('ignore', '`torch.jit.script`', FutureWarning)
+    from fastai.vision.all import *
 
 _fastais = dict(globals())      # every name with the meaning that fastai gives it
 

@@ -12,7 +12,8 @@ sys.path.insert(0, str(ROOT/'.ci'))
 
 import build_docs  # noqa: E402
 import docs_commands  # noqa: E402
-from docs_html import relative_links, whole_words  # noqa: E402
+from docs_check import check_styles, check_text  # noqa: E402
+from docs_html import printed_columns, relative_links, special_names, whole_words  # noqa: E402
 
 sys.path.remove(str(ROOT/'.ci'))
 
@@ -74,6 +75,48 @@ def test_no_address_of_this_site_is_absolute_in_its_pages(built):
         assert f'<a href="{site}' not in text(built, p.name), p.name
 
 
+def test_every_guide_opens_in_colab_and_installs_hierseg_there(built):
+    guides = [p for p in (ROOT/'nbs').glob('*.ipynb') if build_docs.GUIDES.search(build_docs.page_name(p.stem))]
+    assert len(guides) > 10
+    for p in guides:
+        page = text(built, f'{build_docs.page_name(p.stem)}.html')
+        assert f'https://colab.research.google.com/github/hierseg/hierseg/blob/main/nbs/{p.name}' in page and 'images/colab.svg' in page
+        assert '! [ -e /content ] && pip install' in p.read_text() and 'pip install -Uqq' not in page
+
+
+def test_styles_load_nothing_from_elsewhere(built, tmp_path):
+    assert not list(check_styles(built[0]))
+    (tmp_path/'a.css').write_text('@import url(https://fonts.example/css2?family=A:wght@300;400&display=swap);p{}')
+    assert [*check_styles(tmp_path)] == ['a.css: loads https://fonts.example/css2?family=A:wght@300;400&display=swap from the network']
+
+
+def test_markup_that_was_not_understood_is_found(tmp_path):
+    page = tmp_path/'a.html'
+    page.write_text('<p>the [<a href="x.html"><code>X</code></a>](y.ipynb) and with –epochs</p><pre>a[0](b) –c</pre>')
+    assert [c.split(',')[0] for c in check_text(page)] == ['a.html: shows ](y.ipynb)', 'a.html: shows –epochs']
+
+
+def test_options_in_a_help_text_are_code():
+    import argparse
+    parser = argparse.ArgumentParser()
+    action = parser.add_argument('--a', help="beside --b-c, 'x|y: [1]', its own [or `q_r`]")
+    assert docs_commands.option_help(parser, action) == "beside `--b-c`, `'x\\|y: [1]'`, its own \\[or `q_r`\\]"
+
+
+def test_printed_columns_scroll_and_prose_wraps():
+    table = '<pre><code>a     b\nc     d</code></pre>'
+    assert printed_columns(table) == table.replace('<pre>', '<pre class="columns">')
+    assert printed_columns('<pre><code>one\ntwo</code></pre>') == '<pre><code>one\ntwo</code></pre>'
+    assert 'text code columns"' in printed_columns('<pre class="sourceCode text code"><code>│ a\n└ b</code></pre>')
+
+
+def test_special_methods_keep_their_underscores():
+    page = ('<a href="#loss.mul" id="toc-loss.mul" data-scroll-target="#loss.mul">Loss.mul</a>'
+            '<h3 id="loss.mul" class="anchored" data-anchor-id="loss.mul">Loss.<strong>mul</strong></h3>')
+    assert special_names(page) == page.replace('loss.mul', 'loss.__mul__').replace('Loss.mul', 'Loss.__mul__').replace(
+        'Loss.<strong>mul</strong>', 'Loss.__mul__')
+
+
 def test_the_command_page_has_every_command_and_option():
     from hierseg.cli import build_parser
     page = docs_commands.commands_page()
@@ -113,7 +156,9 @@ def test_a_formula_breaks_before_its_relation_only_outside_brackets():
     from xml.etree import ElementTree as ET
 
     from docs_math import mathml
-    parts = mathml(r'L = \sum_l (a = b), \qquad x + 1', display=True).split('<wbr>')
+    made = mathml(r'L = \sum_l (a = b), \qquad x + 1', display=True)
+    assert made.count('<span class="clause">') == 2 and '</span><wbr><span' in made
+    parts = re.sub('</?span[^>]*>', '', made).split('<wbr>')
     assert [''.join(ET.fromstring(p).itertext()) for p in parts] == ['L', '=∑l(a=b),', 'x', '+1']
     assert 'munder' in mathml(r'\min_{u} s', display=True) and '>loss<' in mathml(r'\mathrm{loss}_l', display=False)
 

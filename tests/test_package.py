@@ -1,5 +1,6 @@
 "The package as a package: what it imports it requires, what it exports it exports, and the layers point one way."
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -93,3 +94,9 @@ def test_nothing_committed_names_a_machine():
         if name and path.is_file() and path.suffix in ('.py', '.md', '.ini', '.toml', '.yml', '.ipynb', ''):
             text = path.read_text(encoding='utf-8', errors='replace')
             assert not re.search(r'(?<![\w.])/(root|home|Users)/\w', text), name
+
+
+def test_the_star_import_prints_nothing():
+    env = {k: v for k, v in os.environ.items() if k != 'PYTHONWARNINGS'}
+    done = subprocess.run([sys.executable, '-c', 'from hierseg.all import *'], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '', '')

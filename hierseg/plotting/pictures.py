@@ -29,6 +29,11 @@ __all__ = ['TreeFigure', 'save_figure', 'plot_taxonomy', 'overlay', 'mask_pictur
 # %% ../../nbs/03a_plotting.pictures.ipynb #31760000
 class TreeFigure(Figure):
     "A matplotlib figure outside pyplot that notebooks show."
+    def __init__(self,
+        *args, # As for matplotlib's `Figure`
+        **kwargs, # As for matplotlib's `Figure`
+    ): super().__init__(*args, **kwargs)
+
     def _repr_png_(self):
         b = io.BytesIO()
         self.savefig(b, format='png', bbox_inches='tight')
