@@ -11,6 +11,8 @@ FROM python:3.12-slim
 ARG TORCH_ARGS=""
 ENV PIP_NO_CACHE_DIR=1 NO_ALBUMENTATIONS_UPDATE=1 MPLBACKEND=agg
 
+# the level loss compiles a small kernel at first use; without a compiler it runs in plain PyTorch, a few times slower
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home hierseg && mkdir /out && chown hierseg /out
 RUN pip install torch torchvision ${TORCH_ARGS}
 

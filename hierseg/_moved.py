@@ -29,6 +29,7 @@ MODULES = {
 RENAMED = {
     'selectors': {'selectors': 'list_selectors'},
     'losses': {'losses': 'list_losses', 'OtherLoss': 'WrappedLoss'},
+    'models': {'models': 'list_models'},
     'metrics': {'level_mious': 'miou_metrics'},
     'files': {'pairs': 'find_pairs'}, 'data': {'pairs': 'find_pairs'},
     'experiment': {'less_is_better': 'lower_is_better'},

@@ -131,6 +131,20 @@ def test_requirements_stand_once():
             assert len(names) == len(set(names)), key
 
 
+def test_workflows_run_on_every_declared_python(metadata):
+    yaml = pytest.importorskip('yaml')
+    flows = {p.stem: yaml.safe_load(p.read_text()) for p in (ROOT/'.github/workflows').glob('*.yml')}
+    declared = {c.split(' :: ')[-1] for c in metadata.get_all('Classifier') if re.search(r':: 3\.\d+$', c)}
+    assert declared <= set(flows['tests']['jobs']['test']['strategy']['matrix']['python'])
+    for flow in flows.values():
+        for job in flow['jobs'].values():
+            before = ''
+            for run in (s['run'] for s in job['steps'] if 'run' in s):
+                if 'setup.py' in run: assert 'setuptools' in before      # Python 3.12 comes without it
+                for script in re.findall(r'(?:python|pytest) ([\w./]+\.py)', run): assert (ROOT/script).is_file(), script
+                before += run
+
+
 def test_citation_names_this_version():
     assert f'\nversion: {hierseg.__version__}\n' in (ROOT/'CITATION.cff').read_text()
 
