@@ -331,7 +331,13 @@ def kept(people, tmp_path_factory):
 def test_all_checkpoints_are_scored_and_drawn(kept, tmp_path, capsys):
     import csv
     assert len(list((kept / 'flat/checkpoints').iterdir())) == 2
+    capsys.readouterr()
     assert run('validate', kept / 'hier', '--all-checkpoints', '--at', 'input', '--levels', 'level_1,level_3') == 0
+    said = capsys.readouterr().out                 # table and picture say the same reduction, by name
+    assert 'mean over images' in said and 'miou_image_level_1_smart' in said and ' miou_level_1' not in said
+    from hierseg.plotting.curves import plot_checkpoints
+    figure = plot_checkpoints(kept / 'hier/checkpoints.csv', Taxonomy(kept / 'hier/taxonomy.yaml'))
+    assert 'mean over images' in figure._suptitle.get_text()
     rows = list(csv.DictReader((kept / 'hier/checkpoints.csv').open()))
     history = list(csv.DictReader((kept / 'hier/history.csv').open()))
     assert [r['epoch'] for r in rows] == ['0', '1']
