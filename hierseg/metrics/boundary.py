@@ -53,9 +53,14 @@ def band_depth(
     d:int, # Width of the band in pixels
 ) -> torch.Tensor: # (B, H, W) uint8; 0 outside all bands and where void
     "On how many levels, from the leaves up, each pixel lies within `d` of its region's border."
+    return _bands(mask, taxonomy, d)[0]
+
+def _bands(mask, taxonomy, d):
+    "The same, and the mask as `_small` gives it; None for that on a GPU and where there is void."
     if mask.is_cuda or mask.numpy().min() < 0:
-        return torch.stack([in_band(m, d) for m in decompose_mask(mask, taxonomy)]).sum(0).to(torch.uint8)
-    return torch.from_numpy(_depth(_small(mask, taxonomy), taxonomy, d))
+        return torch.stack([in_band(m, d) for m in decompose_mask(mask, taxonomy)]).sum(0).to(torch.uint8), None
+    leaf = _small(mask, taxonomy)
+    return torch.from_numpy(_depth(leaf, taxonomy, d)), leaf
 
 def _depth(mask, taxonomy, d):
     "The map of an array without void; where a row ends, the next begins, which is band in any case."
@@ -101,8 +106,10 @@ class BoundaryIoU(StreamingCount):
     ): # The object itself
         "Count a batch with every selector."
         output, target = plain_tensor(output), plain_tensor(target)
-        truth = target, band_depth(target, self.taxonomy, self._width(target))
-        for name, pred, consistent in self._predictions(output): self._count(name, pred, *truth, consistent)
+        truth = target, *_bands(target, self.taxonomy, self._width(target))
+        for name, pred, consistent in self._predictions(output):
+            whole = consistent and not target.is_cuda
+            self._count(name, pred, _small(pred[-1], self.taxonomy) if whole else None, *truth)
         return self
     def update(self,
         pred:list, # n_levels tensors (B, H, W), coarse to fine
@@ -111,15 +118,17 @@ class BoundaryIoU(StreamingCount):
     ): # The object itself
         "Count a batch of masks that a selector has made."
         target, pred = plain_tensor(target), [plain_tensor(o) for o in pred]
-        consistent = not target.is_cuda and _consistent(pred, self.taxonomy)
-        depth = band_depth(target, self.taxonomy, self._width(target))
-        self._count(self.selector_name(selector), pred, target, depth, consistent)
+        leaf = None if target.is_cuda else _path_leaves(pred, self.taxonomy)
+        truth = target, *_bands(target, self.taxonomy, self._width(target))
+        self._count(self.selector_name(selector), pred, leaf, *truth)
         return self
     def _width(self, mask):
         return max(1, round(self.ratio * (mask.shape[-1]**2 + mask.shape[-2]**2)**.5))
-    def _count(self, name, pred, target, depth, consistent):
-        count = _count_kinds if consistent and not target.is_cuda else _count_levels
-        add_counts(self.tables, name, count(pred, target, depth, self.taxonomy, self._width(target)))
+    def _count(self, name, pred, leaf, target, depth, true):
+        tree = self.taxonomy, self._width(target)
+        if leaf is None: counts = _count_levels(pred, target, depth, *tree)
+        else: counts = _count_kinds(leaf, target, depth, true, *tree)
+        add_counts(self.tables, name, counts)
 
 def _count_levels(pred, target, depth, taxonomy, d):
     "(3, K_l) int64 of each level: pixels in both bands that agree, of the prediction's band, of the truth's."
@@ -130,39 +139,47 @@ def _count_levels(pred, target, depth, taxonomy, d):
         out.append(torch.stack([count(true & guess & (p == t), t), count(guess, p), count(true, t)]))
     return out
 
-def _count_kinds(pred, target, depth, taxonomy, d):
-    "The same for a prediction whose levels agree: its leaves, `pred[-1]`, say all."
+def _count_kinds(leaf, target, depth, true, taxonomy, d):
+    "The same for a prediction whose levels agree: its leaves say all; `leaf` and `true` as `_small` gives them."
     n, levels = taxonomy.n_leaves, taxonomy.n_levels + 1
-    leaf = _small(pred[-1], taxonomy)
     guess = _depth(leaf, taxonomy, d)
-    true = target.numpy()
-    if true.min() < 0: guess, true = np.where(true < 0, 0, guess), np.maximum(true, 0)
+    if true is None: guess, true = np.where(target.numpy() < 0, 0, guess), _small(target.clamp(0), taxonomy)
     kind = true.astype(np.min_scalar_type((n * levels)**2))
     for o, size in ((leaf, n), (depth.numpy(), levels), (guess, levels)):
         kind *= size
         kind += o.astype(kind.dtype, copy=False)
     kind, counts = _counted(kind.reshape(-1), (n * levels)**2)
-    t, p, dt, dp = np.unravel_index(kind, (n, n, levels, levels))
-    out = []
-    for l, (up, k) in enumerate(zip(taxonomy.lift, taxonomy.n_classes)):
-        true, guess = dt >= taxonomy.n_levels - l, dp >= taxonomy.n_levels - l
-        count = lambda at, cls: np.bincount(up[cls[at]], counts[at], minlength=k).astype(np.int64)
-        found = count(true & guess & (up[t] == up[p]), t)
-        out.append(torch.from_numpy(np.stack([found, count(guess, p), count(true, t)])))
-    return out
+    return _of_kinds(np.unravel_index(kind, (n, n, levels, levels)), counts, taxonomy)
 
-def _consistent(pred, taxonomy):
+def _of_kinds(kind, counts, taxonomy):
+    "The numbers of all levels at once, from (m,) leaves and depths of truth and prediction, and how often they occur."
+    t, p, dt, dp = kind
+    ends = np.cumsum(taxonomy.n_classes)
+    def side_by_side(): return np.stack(taxonomy.lift) + (ends - taxonomy.n_classes)[:, None]
+    up = taxonomy.cached('classes_side_by_side', side_by_side)
+    t, p, above = up[:, t], up[:, p], taxonomy.n_levels - np.arange(taxonomy.n_levels)[:, None]
+    true, guess, counts = dt >= above, dp >= above, np.broadcast_to(counts, t.shape)
+    count = lambda at, cls: np.bincount(cls[at], counts[at], minlength=ends[-1]).astype(np.int64)
+    both = np.stack([count(true & guess & (t == p), t), count(guess, p), count(true, t)])
+    return [torch.from_numpy(o.copy()) for o in np.split(both, ends[:-1], 1)]
+
+def _path_leaves(pred, taxonomy):
+    "The leaves of a prediction, as `_small` gives them; None where its levels are not one path down the tree."
     leaf = _small(pred[-1], taxonomy)
     def lifted(l):
         if leaf.dtype != np.uint8: return taxonomy.lift[l].astype(leaf.dtype)[leaf]
         table = np.resize(taxonomy.lift[l].astype(np.uint8), 256)
         return cv2.LUT(leaf, table)
-    return all(np.array_equal(lifted(l), _small(p, taxonomy)) for l, p in enumerate(pred[:-1]))
+    agree = all(np.array_equal(lifted(l), _small(p, taxonomy)) for l, p in enumerate(pred[:-1]))
+    return leaf if agree else None
 
 def _counted(x, n):
-    "The numbers below n that occur, and how often."
-    if n > 2**20: return np.unique(x, return_counts=True)
-    counts = histogram(torch.from_numpy(x.astype(np.int32)), n).numpy()
+    "The numbers below n that occur, and how often; neighbours are alike, so runs are counted and not pixels."
+    last = np.append(np.flatnonzero(x[1:] != x[:-1]), x.size - 1)
+    x, length = x[last], np.diff(last, prepend=-1)
+    if n > 2**20: values, x = np.unique(x, return_inverse=True)
+    counts = np.bincount(x, length).astype(np.int64)
+    if n > 2**20: return values, counts
     return np.flatnonzero(counts), counts[counts > 0]
 
 # %% ../../nbs/07c_metrics.boundary.ipynb #0aeca56b
