@@ -91,6 +91,7 @@ class LeafHead(Head, name='leaf'):
     "One logit for each leaf, in class order."
     def leaf_scores(self, output): return self.check(output)
     def leaf_log_probs(self, output): return self.check(output).log_softmax(1)
+    def activation(self, output): return self.check(output).softmax(1)
 
 # %% ../../nbs/05_decoding.heads.ipynb #e6d6dd37
 def node_paths_table(taxonomy):

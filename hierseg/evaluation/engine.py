@@ -76,7 +76,7 @@ class TorchEngine:
     ) -> list: # Tensors (B, K_l, h, w), coarse to fine
         "The probabilities that the network gives to pictures of its own size."
         out = self.model(torch.stack([self.tensor(o) for o in images]).to(self.device))
-        if leaves and self.sums_leaves: return [self.head.leaf_log_probs(out).exp()]
+        if leaves and self.sums_leaves: return [self.head.activation(out)]
         return [o.exp() for o in self.head.level_log_probs(out)][-1 if leaves else 0:]
     def native(self,
         levels:list, # Tensors (B, K_l, h, w)

@@ -100,7 +100,7 @@ class ArraySelector:
         self.name, self.params, self.taxonomy, self.config = _SHORT.get(name, name), params, taxonomy, spec
         if self.name not in ARRAY_RULES:
             raise ValueError(f"selector {name!r} cannot be used without PyTorch; known are {', '.join(ARRAY_RULES)}")
-        self.leaf_only = self.name == 'simple'
+        self.leaf_only, self.consistent = self.name == 'simple', self.name != 'smart'
     def __repr__(self): return f"ArraySelector({self.name})"
     def select(self,
         levels:list, # Arrays (B, K_l, h, w) of probabilities, coarse to fine

@@ -452,16 +452,18 @@ def write_masks(
     rule, taxonomy, bands = predictor.rule(selector), predictor.taxonomy, {}
     counts = [np.zeros(k, np.int64) for k in taxonomy.n_classes]
     ids = {f: taxonomy.decode(np.arange(taxonomy.n_classes[l]), l) for f, l in masks.items()}
+    counted = counts[-1 if rule.consistent else 0:]      # of a path, the leaves say how large all classes are
     with ExitStack() as stack:
         rows = stack.enter_context(open_rows(image))
         files = {f: stack.enter_context(MaskRows(f, rows.shape, ids[f].dtype)) for f in masks}
         for _, x, answer in tiled_levels(predictor, rows, rule, looks, scale, **kwargs):
             chosen = [m[0] for m in predictor.engine.select(answer, rule)]
-            for c, m in zip(counts, chosen): c += np.bincount(m.ravel(), minlength=len(c))
+            for c, m in zip(counted[::-1], chosen[::-1]): c += np.bincount(m.ravel(), minlength=len(c))
             for f, l in masks.items():
                 if x == 0: bands[f] = np.empty((len(chosen[l]), rows.shape[1]), ids[f].dtype)
                 bands[f][:, x:x + chosen[l].shape[1]] = ids[f].take(chosen[l])
                 if x + chosen[l].shape[1] == rows.shape[1]: files[f].write(bands[f])
+    if rule.consistent: counts = [np.bincount(up, counts[-1]).astype(np.int64) for up in taxonomy.lift]
     return [row for l, c in enumerate(counts) for row in area_rows(c, taxonomy, l)]
 
 # %% ../../nbs/10c_evaluation.tiles.ipynb #eea09d5c
