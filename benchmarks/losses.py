@@ -16,6 +16,8 @@ from pairs import Row, compare, compare_memory, device, missing, set_up
 from hierseg.losses import level_ce
 from hierseg.losses.hierarchical import HierarchicalLoss
 from hierseg.losses.kernel import can_run_native, native_kernel
+from hierseg.losses.linear_ce import linear_level_cross_entropy
+from hierseg.losses.pixel import get_base_loss
 from hierseg.losses.published import TreeMinLoss
 from hierseg.taxonomy.tree import PERSON_TREE, Taxonomy
 
@@ -113,6 +115,48 @@ def level_rows(quick: bool) -> Iterable[Row]:
                 yield compare_memory(f'{name}, plain PyTorch, memory', beside, ours, flat, 'as measured')
 
 
+def base_rows(quick: bool) -> Iterable[Row]:
+    "Dice and focal on all levels beside the same on the leaves alone."
+    trees = [(Taxonomy(PERSON_TREE), (16, 7, 256, 256)), (balanced(150, 3), (2, 150, 128, 128))]
+    for tax, shape in trees[:1] if quick else trees:
+        shape = (2, 7, 16, 16) if quick else shape
+        g = torch.Generator().manual_seed(0)
+        z = torch.randn(shape, generator=g).to(device()).requires_grad_()
+        y = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=g).to(device())
+        for base in ('dice', 'focal'):
+            ours, flat = HierarchicalLoss(tax, base), get_base_loss(base)
+            name = f"HierarchicalLoss('{base}'), 3 levels, {'×'.join(map(str, shape))}"
+            pair = [lambda f=f: torch.autograd.grad(f(z, y), z) for f in (ours, flat)]
+            yield compare(name, f'{type(flat).__name__} on the leaves', *pair, '<= 3 levels', quick)
+            yield compare_memory(f'{name}, memory', f'{type(flat).__name__} on the leaves', *pair, 'as measured')
+
+
+def last_layer_rows(quick: bool) -> Iterable[Row]:
+    "The last 1×1 convolution in the loss beside the logits of it: time, memory, and memory beside a small tree's."
+    def steps(n, side):
+        tax, g, where = balanced(n, 4), torch.Generator().manual_seed(0), device()
+        x = torch.randn(1, 64, side, side, generator=g).to(where).requires_grad_()
+        y = torch.randint(0, n, (1, side, side), generator=g).to(where)
+        conv = torch.nn.Conv2d(64, n, 1).to(where)
+        sources, loss = (x, conv.weight, conv.bias), HierarchicalLoss(tax)
+
+        def ours():
+            return torch.autograd.grad(linear_level_cross_entropy(x, conv.weight, conv.bias, y, tax).sum(), sources)
+
+        def whole(f):
+            return torch.autograd.grad(f(conv(x), y), sources)
+        for a, b in zip(ours(), whole(loss)):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+        return ours, lambda: whole(F.cross_entropy)
+    side = 16 if quick else 192
+    ours, flat = steps(256 if quick else 1000, side)
+    name = f'last 1×1 convolution and level loss in one, 1,000 leaves, 64×{side}×{side}'
+    yield compare(name, 'the convolution, then F.cross_entropy', ours, flat, 'as measured', quick)
+    yield compare_memory(f'{name}, memory', 'the convolution, then F.cross_entropy', ours, flat, '<= .2')
+    small, _ = steps(81, side)
+    yield compare_memory(f'{name}, memory beside fewer leaves', 'the same with 81 leaves', ours, small, '<= 1.1')
+
+
 def straightforward(taxonomy: Taxonomy) -> Callable:
     "Tree-min as one would first write it: sigmoid, gathered minima and maxima, logarithms."
     up, down = ([np.flatnonzero(a) for a in table] for table in (taxonomy.ancestors, taxonomy.ancestors.T))
@@ -145,6 +189,8 @@ def tree_min_row(quick: bool) -> Row:
 def rows(quick: bool) -> Iterable[Row]:
     "The table's rows on losses."
     yield from level_rows(quick)
+    yield from last_layer_rows(quick)
+    yield from base_rows(quick)
     yield tree_min_row(quick)
 
 

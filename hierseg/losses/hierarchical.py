@@ -22,11 +22,12 @@ from ..taxonomy.tensors import decompose_mask, plain_tensor
 from ..data.tensors import TensorHierLevels
 from ..decoding.heads import EmbeddingHead, Head, LeafHead, get_head
 from ..decoding.selectors import Selector, get_selector
-from .pixel import CELoss, check_reduction, get_base_loss
-from .level_ce import leaf_weights, level_cross_entropy
+from .pixel import CELoss, FocalLoss, check_reduction, get_base_loss
+from .level_ce import leaf_weights, level_cross_entropy, true_log_probs
+from .linear_ce import linear_level_cross_entropy
 
 # %% auto #0
-__all__ = ['LOSSES', 'TaxonomyLoss', 'HierarchicalLoss', 'FlatLoss', 'SumLoss']
+__all__ = ['LOSSES', 'TaxonomyLoss', 'takes_features', 'HierarchicalLoss', 'FlatLoss', 'SumLoss']
 
 # %% ../../nbs/06b_losses.hierarchical.ipynb #d211d5ce
 LOSSES = Registry('loss')
@@ -35,6 +36,7 @@ LOSSES = Registry('loss')
 class TaxonomyLoss(nn.Module):
     "A loss on a model's output and a mask of leaves: the base of all losses that know the tree."
     ignore_index, needs_head = -100, None
+    fused:tuple|None = None     # the model's last convolution, see `fuse_last_conv`
     taxonomy:Any       # a `Taxonomy`; None until `bind` where it was made without one
     def __init_subclass__(cls, name=None, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -97,11 +99,22 @@ def _inputs(self:TaxonomyLoss, output, target):
     if self.taxonomy is None:
         raise ValueError(f"{type(self).__name__} has no taxonomy yet; give it one, or add it to a loss that has")
     output, target = plain_tensor(output), plain_tensor(target)
-    if output.shape[1:2] != (self.head.n_channels,): self.head.check(output)
+    if takes_features(self): _check_features(self, output)
+    elif output.shape[1:2] != (self.head.n_channels,): self.head.check(output)
     if output.shape[:1] + output.shape[2:] != target.shape:
         raise ValueError(f"output {tuple(output.shape)} and target {tuple(target.shape)} do not fit; "
                          "expected (B, C, H, W) and (B, H, W)")
     return output, target.long()
+
+def takes_features(loss):
+    "Whether the loss gets features now, because its model's last convolution is its own (`fuse_last_conv`)."
+    return loss.fused is not None and loss.fused[0].training
+
+def _check_features(loss, output):
+    n = loss.fused[0].in_channels
+    if output.shape[1:2] == (n,): return
+    raise ValueError(f"the model's output has shape {tuple(output.shape)}; its last convolution was left to the loss, "
+                     f"which needs (B, {n}, H, W)")
 
 @patch
 def forward(self:TaxonomyLoss,
@@ -204,19 +217,36 @@ class HierarchicalLoss(TaxonomyLoss, name='hierarchical'):
     def _levels(self, output, target, which):
         "The loss of each of the levels asked for."
         follow_device(self, output)
+        if takes_features(self): return self._from_features(output, target, which)
         if self._at_once(output): return self._all_levels(output, target, which)
-        logps, ys = self.head.level_log_probs(output), decompose_mask(target, self.taxonomy)
+        ys = decompose_mask(target, self.taxonomy)
+        if self._at_once(output, FocalLoss):
+            logps = true_log_probs(self._logits(output), target, self.taxonomy, self.ignore_index)
+            return {l: self.bases[l].from_nll(-logps[l], ys[l], self.reduction) for l in which}
+        logps = self.head.level_log_probs(output)
         return {l: self.bases[l].from_log_probs(logps[l], ys[l], self.reduction) for l in which}
-    def _at_once(self, output):
-        "Whether every level is plain cross-entropy of summed leaf probabilities, and on a CPU."
-        sums = self.head.sums_leaves and not self.taxonomy.coarse
-        return sums and output.device.type == 'cpu' and all(type(b) is CELoss for b in self.bases)
+    def _at_once(self, output, base=CELoss):
+        "Whether every level is this loss of summed leaf probabilities, and on a CPU."
+        return self.head.sums_leaves and output.device.type == 'cpu' and self._all_are(base)
+    def _all_are(self, base): return not self.taxonomy.coarse and all(type(b) is base for b in self.bases)
+    @property
+    def can_fuse(self) -> bool:
+        "Whether the loss can compute a model's last convolution itself, see `fuse_last_conv`."
+        return type(self.head) is LeafHead and self._all_are(CELoss)
+    def _from_features(self, features, target, which):
+        "The same as `_levels`, from what the model's last convolution would be given."
+        conv, how = self.fused[0], (self.leaf_weight, self.reduction, self.ignore_index)
+        levels = linear_level_cross_entropy(features, conv.weight, conv.bias, target, self.taxonomy, *how)
+        return {l: levels[l] for l in which}
     def _all_levels(self, output, target, which):
         "The same as `_levels`, in one pass."
-        logits = type(self.head) in (LeafHead, EmbeddingHead)      # of others, log-probabilities are logits too
-        z = self.head.leaf_scores(output) if logits else self.head.leaf_log_probs(output)
+        z = self._logits(output)
         levels = level_cross_entropy(z, target, self.taxonomy, self.leaf_weight, self.reduction, self.ignore_index)
         return {l: levels[l] for l in which}
+    def _logits(self, output):
+        "Logits of the leaves; of most heads, log-probabilities are logits too."
+        logits = type(self.head) in (LeafHead, EmbeddingHead)
+        return self.head.leaf_scores(output) if logits else self.head.leaf_log_probs(output)
     def _params(self):
         level_weights = None if set(self.level_weights) == {1.} else self.level_weights
         class_weights = class_weights_config(self.class_weights)

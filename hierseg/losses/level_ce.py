@@ -16,7 +16,7 @@ from ..taxonomy.tensors import full_precision
 from .kernel import can_run_native, native_backward, native_forward, native_tree
 
 # %% auto #0
-__all__ = ['leaf_weights', 'level_cross_entropy']
+__all__ = ['leaf_weights', 'level_cross_entropy', 'mean_of_sums', 'LevelLogP', 'true_log_probs']
 
 # %% ../../nbs/06ab_losses.level_ce.ipynb #b372a952
 def splitting_nodes(lift):
@@ -188,5 +188,36 @@ def level_cross_entropy(
     z, y = z.reshape(*z.shape[:2], -1), target.reshape(len(target), -1).contiguous()
     weight = None if weight is None else weight.to(z.device, torch.float32).contiguous()
     num, den = LevelNLL.apply(z, y, weight, level_tree(taxonomy), ignore_index)
+    return mean_of_sums(num, den, reduction).to(z.dtype)
+
+def mean_of_sums(num, den, reduction):
+    "(L, B) sums of losses and of weights, reduced."
     if reduction != 'none': num, den = num.sum(1), den.sum(1)
-    return (num if reduction == 'sum' else num / torch.where(den > 0, den, 1)).to(z.dtype)
+    return num if reduction == 'sum' else num / torch.where(den > 0, den, 1)
+
+# %% ../../nbs/06ab_losses.level_ce.ipynb #3f8a0002
+class LevelLogP(torch.autograd.Function):
+    "(L, B, n) log-probabilities of the true class of every level, 0 where void, from logits (B, K, n)."
+    @staticmethod
+    def forward(ctx, z, y, tree, ignore_index):
+        _, _, *kept, ctx.rare = plain_forward(tree, z, y, None, ignore_index)
+        ctx.tree = tree
+        ctx.save_for_backward(z, *kept)
+        return kept[1]
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        z, p, log_p, y, valid = ctx.saved_tensors
+        return plain_backward(ctx.tree, z, grad.new_ones(grad.shape[:2]), p, log_p, y, -grad * valid, ctx.rare), *[None]*3
+
+# %% ../../nbs/06ab_losses.level_ce.ipynb #3f8a0003
+def true_log_probs(
+    logits:torch.Tensor, # (B, n_leaves, …) logits or log-probabilities of the leaves
+    target:torch.Tensor, # (B, …) int64 leaf class indices
+    taxonomy:Taxonomy, # The tree
+    ignore_index:int=-100, # Target value of void pixels
+) -> torch.Tensor: # (n_levels, B, …), coarse to fine; 0 where void
+    "Log-probability of each pixel's true class on every level."
+    z = full_precision(logits)
+    z, y = z.reshape(*z.shape[:2], -1), target.reshape(len(target), -1).contiguous()
+    return LevelLogP.apply(z, y, level_tree(taxonomy), ignore_index).view(-1, *target.shape)

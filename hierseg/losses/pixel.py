@@ -170,8 +170,15 @@ class FocalLoss(PixelLoss, name='focal'):
     def _params(self): return {} if self.gamma == 2 else dict(gamma=self.gamma)
     def from_log_probs(self, log_probs, target, reduction=None):
         nll = F.nll_loss(log_probs, target, ignore_index=self.ignore_index, reduction='none')
+        return self.from_nll(nll, target, reduction)
+    def from_nll(self,
+        nll:torch.Tensor, # (B, H, W) −log of the true class's probability, 0 where void
+        target:torch.Tensor, # (B, H, W) int64 class indices
+        reduction:str|None=None, # Instead of the loss's own
+    ) -> torch.Tensor: # A scalar, or (B,) for 'none'
+        "The loss from what the true classes cost."
         loss = nll * (-torch.expm1(-nll)).clamp(min=torch.finfo(nll.dtype).tiny)**self.gamma
-        w = self.pixel_weights(target, log_probs)
+        w = self.pixel_weights(target, nll)
         return reduce_pixels(loss if self.weight is None else loss * w, w, reduction or self.reduction)
 
 # %% ../../nbs/06_losses.pixel.ipynb #522e6e86

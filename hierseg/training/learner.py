@@ -44,6 +44,7 @@ from ..data.tensors import TensorHierMask
 from ..data.loaders import HierDataLoaders
 from ..losses.class_weights import resolve_class_weights
 from ..losses.factory import get_loss
+from ..losses.linear_ce import fuse_last_conv
 from ..metrics.columns import miou_metrics
 from ..models.zoo import model_normalization, splitter
 from .folder import DivergedError, item_name
@@ -245,6 +246,13 @@ def _lr_figure(lrs, losses, found):
     ax.text(found, ax.get_ylim()[1], f' {found:.2g}', va='top', color='.3')
     ax.set(xscale='log', xlabel='learning rate', ylabel='loss')
     return fig
+
+# %% ../../nbs/09b_training.learner.ipynb #5e1d0002
+@patch
+def fuse_loss(self:HierLearner) -> HierLearner: # The learner itself; raises `ValueError` where loss or model cannot
+    "Train without full logits: the loss computes the model's last 1×1 convolution, in pieces."
+    fuse_last_conv(self.model, self.tree_loss)
+    return self
 
 # %% ../../nbs/09b_training.learner.ipynb #d55b1f9f
 @patch

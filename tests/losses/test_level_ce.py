@@ -22,7 +22,7 @@ DEEP = {f'a{i}': {f'b{j}': {'c': {'d': {f'e{k}': 100 * i + 10 * j + k for k in r
 
 class General(HierarchicalLoss, name=None):
     "The level loss by way of level log-probabilities."
-    def _at_once(self, output):
+    def _at_once(self, output, base=None):
         return False
 
 
@@ -228,3 +228,20 @@ def test_one_level_is_flat_cross_entropy():
         torch.testing.assert_close(out[0], want.detach())
         torch.testing.assert_close(g, x.grad)
     assert np.isfinite(out).all()
+
+
+@given(trees(), st.integers(0, 1000), st.booleans(), st.sampled_from(['mean', 'sum', 'none']), st.sampled_from([0, 0.3, 1]),
+       st.sampled_from([1, 3000]))
+def test_focal_from_the_true_path_alone(tree, seed, weighted, reduction, void, scale):
+    tax = Taxonomy(tree)
+    z, y = random_batch(tax, seed, (2, 5, 7), void)
+    z = (z * scale).double()
+    w = [torch.rand(k) for k in tax.n_classes] if weighted else None
+    kind = dict(base_loss='focal', class_weights=w, reduction=reduction)
+    outs = []
+    for make in (General, HierarchicalLoss):
+        x = z.clone().requires_grad_()
+        out = make(tax, **kind).double()(x, y)
+        outs.append((out.detach(), torch.autograd.grad(out.sum(), x)[0]))
+    for a, b in zip(*outs):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
