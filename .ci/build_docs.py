@@ -22,11 +22,12 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 
 START = ["index", "install"]
-GUIDES = re.compile(r"(tutorial|guide)\.|^(gallery|faq|cite)$")
+GUIDES = re.compile(r"(tutorial|guide)\.|^(gallery|faq|cite|benchmarks)$")
 REFERENCE_FIRST = ["command_line"]
 INTERNALS = ["core", "models.blocks", "all", "contributing", "changelog"]
 UNLISTED = ["404"]
-MADE = {"command_line.qmd": "hierseg/cli.py", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+MADE = {"command_line.qmd": "hierseg/cli.py", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md",
+        "benchmarks.md": "benchmarks/results.md"}
 
 
 def page_name(name):

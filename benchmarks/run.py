@@ -2,7 +2,8 @@
 
     python benchmarks/run.py [--only NAME] [--quick] [--device cuda] [--threads 1] [--clock cpu] [--out FOLDER]
 
-Prints a table, and writes results.json and results.md. README.md holds the contract of a module.
+Prints a table, and writes results.json and results.md, a page of the documentation, after each module. README.md
+holds the contract of a module.
 """
 from __future__ import annotations
 
@@ -27,6 +28,7 @@ import pairs  # noqa: E402
 MODULES = ['losses', 'metrics', 'loading', 'training', 'tiles', 'startup']
 LIBRARIES = ['torch', 'torchvision', 'fastai', 'fastcore', 'albumentations', 'timm', 'segmentation-models-pytorch',
              'torchmetrics', 'numpy', 'Pillow', 'opencv-python-headless']
+PAGE = HERE / 'page.md'
 HEADER = ['', 'beside', 'ratio', 'bound', 'hierseg', 'the other', '']
 
 
@@ -109,8 +111,8 @@ def chosen(only: str | None) -> tuple[list, str]:
     return ([only], '') if only in MODULES else (MODULES, only)
 
 
-def run(modules: list, quick: bool = False) -> list:
-    "Measure, and print each row when it is there."
+def run(modules: list, quick: bool = False, then=lambda rows: None) -> list:
+    "Measure, print each row when it is there, and call `then` with all rows after each module."
     rows = []
     for name in modules:
         there = has_rows(name)
@@ -123,16 +125,30 @@ def run(modules: list, quick: bool = False) -> list:
                 rows.append(row)
                 name_, beside, ratio, bound, ours, theirs, note = cells(row)
                 print(f'{name_:<58} {beside:<40} {ratio:>6}  {bound:<12} {ours:>10} {theirs:>10}  {note}', flush=True)
+        then(rows)
     return rows
 
 
-def write(rows: list, out: Path, said: dict):
-    "results.json and results.md."
+def write(rows: list, out: Path, said: dict, kept: list | None = None):
+    "results.json, and results.md, a page of the documentation; `kept` are rows of before."
     from hierseg.core import write_atomic
     out.mkdir(parents=True, exist_ok=True)
+    new = {r.name for r in rows}
+    rows = [r for r in kept or [] if r.name not in new] + rows
     content = dict(**said, rows=[dict(**asdict(r), holds=r.holds) for r in rows])
     write_atomic(out / 'results.json', json.dumps(content, indent=1, ensure_ascii=False) + '\n')
-    write_atomic(out / 'results.md', markdown(rows, said))
+    page = PAGE.read_text(encoding='utf-8')
+    write_atomic(out / 'results.md', page.replace('{table}', markdown(rows, said).strip()))
+
+
+def before(out: Path, said: dict) -> list:
+    "The rows of results that lie there, if they are of the same commit, machine and clock."
+    try:
+        there = json.loads((out / 'results.json').read_text())
+    except (OSError, ValueError):
+        return []
+    same = all(there.get(k) == v for k, v in said.items() if k != 'date')
+    return [pairs.Row(**{k: v for k, v in r.items() if k != 'holds'}) for r in there['rows']] if same else []
 
 
 def main(argv: list | None = None) -> int:
@@ -144,14 +160,18 @@ def main(argv: list | None = None) -> int:
     parser.add_argument('--threads', type=int, default=1, help="threads of PyTorch, NumPy and OpenCV")
     parser.add_argument('--clock', default='wall', choices=['wall', 'cpu'],
                         help="seconds on the wall, or of processor where others use the machine at the same time")
-    parser.add_argument('--out', type=Path, metavar='FOLDER', help="where the results go; benchmarks/, unless --quick")
+    parser.add_argument('--out', type=Path, metavar='FOLDER', help="where the results go: benchmarks/, unless --quick or --only is given; with --only, rows "
+                        "of the same commit and machine that lie there stay")
     args = parser.parse_args(argv)
     modules, word = chosen(args.only)
     pairs.set_up(args.device, args.threads, args.clock, word)
-    rows = run(modules, args.quick)
     out = args.out or (None if args.quick or args.only else HERE)
-    if out is not None:
-        write(rows, out, about(args.threads, args.quick))
+    said = about(args.threads, args.quick)
+
+    def keep(rows):
+        if out is not None:
+            write(rows, out, said, before(out, said) if args.only else None)
+    rows = run(modules, args.quick, keep)
     return int(any(r.note.startswith('failed') for r in rows))
 
 
