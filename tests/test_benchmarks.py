@@ -94,3 +94,14 @@ def test_driver_names_no_host(driver):
     import platform
     said = driver.about(1, False)
     assert 'CPU machine' in said['machine'] and (not platform.node() or platform.node() not in str(said))
+
+
+def test_rows_of_one_commit_come_together(driver, tmp_path):
+    said, Row = driver.about(1, False), driver.pairs.Row
+    driver.write([Row('a', 'x', 1.), Row('b', 'x', 2.)], tmp_path, said)
+    driver.write([Row('b', 'x', 3.)], tmp_path, said, driver.before(tmp_path, said))
+    rows = json.loads((tmp_path/'results.json').read_text())['rows']
+    assert [(r['name'], r['ratio']) for r in rows] == [('a', 1), ('b', 3)]
+    assert driver.before(tmp_path, {**said, 'commit': 'another'}) == [] == driver.before(tmp_path/'none', said)
+    page = (tmp_path/'results.md').read_text()
+    assert page.startswith('# ') and '| b | x | 3.00 |' in page and '{table}' not in page

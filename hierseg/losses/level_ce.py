@@ -207,8 +207,9 @@ class LevelLogP(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        z, p, log_p, y, valid = ctx.saved_tensors
-        return plain_backward(ctx.tree, z, grad.new_ones(grad.shape[:2]), p, log_p, y, -grad * valid, ctx.rare), *[None]*3
+        *tensors, valid = ctx.saved_tensors
+        z, *kept = *tensors, -grad * valid, ctx.rare
+        return plain_backward(ctx.tree, z, grad.new_ones(grad.shape[:2]), *kept), None, None, None
 
 # %% ../../nbs/06ab_losses.level_ce.ipynb #3f8a0003
 def true_log_probs(

@@ -45,8 +45,8 @@ class LinearNLL(torch.autograd.Function):
         exact = torch.float64 if x.device.type == 'cpu' else x.dtype
         num, den = torch.zeros(2, tree.L, len(x), dtype=exact, device=x.device)
         for b, at, z in pieces(x, weight, bias):
-            run = native_forward if can_run_native(z) else plain_forward
-            n, d = run(tree.native if run is native_forward else tree, z, y[b:b + 1, at].contiguous(), w, ignore_index)[:2]
+            run, t = (native_forward, tree.native) if can_run_native(z) else (plain_forward, tree)
+            n, d = run(t, z, y[b:b + 1, at].contiguous(), w, ignore_index)[:2]
             num[:, b] += n[:, 0]
             den[:, b] += d[:, 0]
         ctx.mark_non_differentiable(den)
@@ -82,7 +82,8 @@ def linear_level_cross_entropy(
     ignore_index:int=-100, # Target value of void pixels
 ) -> torch.Tensor: # (n_levels,), or (n_levels, B) for 'none'; coarse to fine
     "`level_cross_entropy` of a 1×1 convolution, whose output is never there as a whole."
-    x, k, bias = full_precision(features), full_precision(kernel).flatten(1), bias if bias is None else full_precision(bias)
+    x, k = full_precision(features), full_precision(kernel).flatten(1)
+    bias = None if bias is None else full_precision(bias)
     x, y = x.reshape(*x.shape[:2], -1), target.reshape(len(target), -1)
     weight = None if weight is None else weight.to(x.device, torch.float32).contiguous()
     with torch.autocast(x.device.type, enabled=False):
