@@ -56,6 +56,16 @@ def _user_errors():
         print(f"hierseg: {_refusal_text(e)}", file=sys.stderr)
         raise SystemExit(getattr(e, 'exit_code', 2)) from None
 
+# %% ../nbs/12_cli.ipynb #20f17347
+def _each(*jobs):
+    "Do every job, then raise what the last one that failed said; what others said is printed."
+    refused = []
+    for job in jobs:
+        try: job()
+        except (ValueError, OSError, ImportError) as e: refused.append(e)
+    for e in refused[:-1]: print(f"hierseg: {_refusal_text(e)}", file=sys.stderr)
+    if refused: raise refused[-1]
+
 # %% ../nbs/12_cli.ipynb #284912e7
 class _Parser(argparse.ArgumentParser):
     "A parser whose refusals are one line."
@@ -182,8 +192,8 @@ def _run_check(args):
         where = _given(args, 'images', 'masks', 'train_ids', 'valid_ids')
         report = check_dataset(args.data, taxonomy, **where, progress=progress)
     print(report)
-    if args.figure: _draw_frequencies(report, args.figure)
-    if args.json: _write_json(args.json, report.to_dict())
+    draw, write = lambda: _draw_frequencies(report, args.figure), lambda: _write_json(args.json, report.to_dict())
+    _each(*[draw]*bool(args.figure), *[write]*bool(args.json))
     return 0 if report.ok else 1
 
 def _draw_frequencies(report, path):
@@ -315,8 +325,8 @@ def _run_validate(args):
     print(report_text(report, learn.taxonomy, args.at, args.reduction))
     own = args.ids is None and is_own_data(args.experiment, args.data)
     if own: remove_temporary(args.experiment)
-    if own: _write_json(args.experiment/_scores_name(args), report)
-    if args.json: _write_json(args.json, report)
+    files = [args.experiment/_scores_name(args)]*own + [args.json]*bool(args.json)
+    _each(*(lambda f=f: _write_json(f, report) for f in files))
 
 def _names(text): return [s.strip() for s in text.split(',') if s.strip()] or ['simple']
 
@@ -341,12 +351,12 @@ def _validate_all(args):
     with _bar('scoring') as progress:
         native = args.at == 'native'
         table = score_checkpoints(args.experiment, pairs, _names(args.selectors), native, args.bs, progress)
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out/'checkpoints.csv', table.to_csv(index=False))
-    save_figure(plot_checkpoints(table, tax, levels), out/'checkpoints.png')
     shown = [c for c in table if c == 'epoch' or c.startswith('miou_image_') and '_se_' not in c]   # as the picture
     print(f"mIoU, mean over images, at {args.at} size, {len(pairs)} images (checkpoints.csv has it pooled, too)\n")
     print(f"{markdown_table(table[shown])}\n")
+    out.mkdir(parents=True, exist_ok=True)
+    _each(lambda: write_atomic(out/'checkpoints.csv', table.to_csv(index=False)),
+          lambda: save_figure(plot_checkpoints(table, tax, levels), out/'checkpoints.png'))
     print(f"{out/'checkpoints.csv'}\n{out/'checkpoints.png'}")
 
 # %% ../nbs/12_cli.ipynb #55357bfa
@@ -363,11 +373,12 @@ def _run_compare(args):
     table = compare_experiments(args.experiments, args.sort)
     print(markdown_table(table))
     for note in table.attrs['notes']: print(f"hierseg: {note}", file=sys.stderr)
-    if args.csv: write_atomic(args.csv, table.to_csv(index=False))
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
+    def write(): write_atomic(args.csv, table.to_csv(index=False))
+    def draw():
+        args.out.mkdir(parents=True, exist_ok=True)             # the table may go there, whatever becomes of the figure
         save_figure(plot_comparison(args.experiments), args.out/'comparison.png')
         print(f"hierseg: curves in {args.out/'comparison.png'}", file=sys.stderr)
+    _each(*[draw]*bool(args.out), *[write]*bool(args.csv))
 
 # %% ../nbs/12_cli.ipynb #a1d309af
 def _add_predict(p):

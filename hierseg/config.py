@@ -20,9 +20,9 @@ from .core import ExperimentError, last_name, parse_yaml, read_yaml
 # %% auto #0
 __all__ = ['model_arguments', 'image_size', 'MAX_LR', 'learning_rate', 'kept_checkpoints', 'words', 'numbers', 'base_losses',
            'weighting', 'augmentation', 'statistics', 'encoder_weights', 'resampler', 'WHERE', 'MODEL', 'PREPARATION',
-           'SCHEDULE', 'TREE_FILES', 'Check', 'whole_number', 'number_between', 'text', 'one_of', 'named', 'Option',
-           'option', 'mapping_or_file', 'TrainConfig', 'checked_values', 'read_train_config', 'merge', 'to_mapping',
-           'find_tree']
+           'SCHEDULE', 'LR_SCRATCH', 'LR_GENTLE', 'TREE_FILES', 'Check', 'whole_number', 'number_between', 'text',
+           'one_of', 'named', 'Option', 'option', 'mapping_or_file', 'TrainConfig', 'checked_values',
+           'read_train_config', 'merge', 'to_mapping', 'find_tree']
 
 # %% ../nbs/02_config.ipynb #0a47b5e9
 @dataclass(frozen=True)
@@ -242,6 +242,7 @@ def mapping_or_file(
 
 # %% ../nbs/02_config.ipynb #0d45e833
 WHERE, MODEL, PREPARATION, SCHEDULE = 'data and split', 'model and loss', 'data preparation', 'schedule'
+LR_SCRATCH, LR_GENTLE = 1e-2, 1e-3      # where no learning rate is given; see below
 
 @dataclass
 class TrainConfig:
@@ -263,7 +264,7 @@ class TrainConfig:
         "share of images held back where no ids are given", section='data', metavar='P', shown='0.2')
 
     arch:str|None = option('unet', MODEL, text('the name of a model'),
-        "unet, segnet, or a decoder of segmentation_models_pytorch with --encoder")
+        "unet, unet_small, segnet, or a decoder of segmentation_models_pytorch with --encoder")
     model_params:dict|None = option(None, MODEL, model_arguments,
         "arguments of the model, inline or a file: '{channels_array: [16, 32, 64], bottleneck_channels: 64}'",
         metavar='YAML', parse=mapping_or_file)
@@ -306,10 +307,13 @@ class TrainConfig:
 
     epochs:int = option(20, SCHEDULE, whole_number(1, 10**6),
         "one-cycle training of this length")
-    lr:float|list = option(1e-3, SCHEDULE, learning_rate,
-        "peak learning rate, or auto for the rate of `hierseg lr`")
+    lr:float|list|None = option(None, SCHEDULE, learning_rate,
+        "peak learning rate, or auto for the rate of `hierseg lr`",
+        shown=f'{LR_SCRATCH} for unet, unet_small and segnet from scratch, else {LR_GENTLE}')
     seed:int = option(42, SCHEDULE, whole_number(0, 2**32 - 1),
         "same seed, same result")
+    precision:str = option('float32', SCHEDULE, one_of('float32', 'bfloat16'),
+        "float32, or bfloat16 for faster training on hardware that has it; not the same to the bit everywhere")
     ema:float|None = option(None, SCHEDULE, number_between(0, 1, 'a decay between 0 and 1, such as 0.999'),
         "keep an exponential moving average of the weights instead, with this decay: 0.999", metavar='DECAY')
     monitor:str|None = option(None, SCHEDULE, text('the name of a column'),
@@ -380,6 +384,18 @@ def checked_values(
         try: out[name] = o.check(v, o.key or name)
         except ValueError as e: raise ExperimentError(f"{source}: {e}") from None
     return out
+
+# %% ../nbs/02_config.ipynb #17f9ca32
+def check_known(
+    mapping:Mapping, # Keys as in a file
+    source:str|Path='config', # What to call it in refusals
+):
+    "Check the values under keys that `TrainConfig` has, and leave others alone; raises `ExperimentError` as above."
+    known = {(o.section, o.key or n) for n, o in TrainConfig.options().items()}
+    def of(section, values): return {k: v for k, v in values.items() if (section, k) in known}
+    sections = {s: mapping[s] for s, _ in known if s and mapping.get(s) is not None}
+    inner = {s: of(s, v) if isinstance(v, Mapping) else v for s, v in sections.items()}
+    checked_values({**of(None, mapping), **inner}, source)
 
 # %% ../nbs/02_config.ipynb #2364b3a3
 def read_train_config(

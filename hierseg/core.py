@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
-from functools import wraps
+from functools import reduce, wraps
 from pathlib import Path
 from typing import Any
 
@@ -306,33 +306,44 @@ _KINDS = {'str': (str, 'text'), 'int': (numbers.Integral, 'a whole number'), 'fl
 def check_types(
     f:Callable, # A function with annotations
 ) -> Callable: # Raises `ValueError` that names the argument, before the function begins
-    "A function that refuses arguments of another type than its annotations say, as far as these are plain types."
+    "A function that refuses arguments of another type than its annotations say, as far as these name types."
     signature = inspect.signature(f)
-    kinds = {n: _kinds_of(p) for n, p in signature.parameters.items()}
+    names = {n: _names_of(p) for n, p in signature.parameters.items()}
     who = f.__qualname__.removesuffix('.__init__').rsplit('.', 1)[-1]
     @wraps(f)
     def inner(*args, **kwargs):
         try: given = signature.bind(*args, **kwargs).arguments
         except TypeError: return f(*args, **kwargs)              # Python says what is missing, or too much
         for n, v in given.items():
-            if kinds[n] and v is not signature.parameters[n].default and not any(_is_kind(v, k) for k in kinds[n]):
-                words = ' or '.join(dict.fromkeys(_KINDS[k][1] for k in kinds[n]))
+            kinds = {} if v is signature.parameters[n].default else _kinds_of(names[n], f.__globals__)
+            if kinds and not any(_is_kind(v, name, kind) for name, (kind, _) in kinds.items()):
+                words = ' or '.join(dict.fromkeys(said for _, said in kinds.values()))
                 raise ValueError(f"{who}: {n}={one_line(repr(v), 80)} is not {words}")
         return f(*args, **kwargs)
     return inner
 
-def _kinds_of(parameter):
-    "The plain types that an annotation names; none where it names another one."
+def _names_of(parameter):
+    "The types that an annotation names."
     stars = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     if stars or not isinstance(parameter.annotation, str): return []
-    names = [re.sub(r'\[.*\]$', '', o.strip()) for o in parameter.annotation.split('|')]
-    return names if all(n in _KINDS for n in names) else []
+    return [re.sub(r'\[.*\]$', '', o.strip()) for o in parameter.annotation.split('|')]
 
-def _is_kind(value, kind):
+def _kinds_of(names, scope):
+    "Name to type and how to say it, classes looked up in a module; empty where a name stands for no type."
+    kinds = {n: _KINDS.get(n) or _class_of(n, scope) for n in names}
+    return {} if None in kinds.values() else kinds
+
+def _class_of(name, scope):
+    head, *rest = name.split('.')
+    try: found = reduce(getattr, rest, scope[head])
+    except (KeyError, AttributeError): return None
+    return (found, f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}") if isinstance(found, type) else None
+
+def _is_kind(value, name, kind):
     "Whether a value is of a kind; True is no number, and text no list."
-    if isinstance(value, bool): return kind == 'bool'
-    if kind in ('list', 'tuple'): return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
-    return isinstance(value, _KINDS[kind][0])
+    if isinstance(value, bool) and name in _KINDS: return name == 'bool'
+    if name in ('list', 'tuple'): return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+    return isinstance(value, kind)
 
 # %% ../nbs/00_core.ipynb #a6d50bb8
 def without_none(

@@ -22,10 +22,9 @@ from .training.run import load_experiment, seed_everything, train_experiment
 from .evaluation.report import evaluate
 
 # %% auto #0
-__all__ = ['DEMO_MODEL', 'RUNS', 'scores_table', 'run_demo']
+__all__ = ['RUNS', 'scores_table', 'run_demo']
 
 # %% ../nbs/11_demo.ipynb #d3cb866f
-DEMO_MODEL = dict(channels_array=[16, 32, 64, 128, 128], bottleneck_channels=128, block_depth=1)
 RUNS = ('flat', 'hierarchical')
 
 def _loss(name, taxonomy):
@@ -38,7 +37,7 @@ def _train(name, data, folder, size, epochs, seed, bs, lr):
     seed_everything(seed)
     tree = data/'classes_hierarchy.yaml'
     dls = HierDataLoaders.from_folder(data, tree, size=size, augment='flip', bs=bs, num_workers=0)
-    learn = hier_learner(dls, 'unet', loss=_loss(name, dls.taxonomy), model_params=DEMO_MODEL)
+    learn = hier_learner(dls, 'unet_small', loss=_loss(name, dls.taxonomy))
     train_experiment(learn, folder, epochs, lr, seed, data=dict(path=str(data.resolve()), images=None, masks=None))
     return evaluate(learn, find_pairs(data, ids=read_ids(data/'val_id.txt')), bs=bs).report()
 

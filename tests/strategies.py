@@ -51,6 +51,13 @@ def leaf_paths(tax):
     return out
 
 
+PLAIN = st.recursive(
+    st.one_of(st.integers(-3, 70000), st.floats(), st.booleans(), st.none(), st.text(max_size=4)),
+    lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=3), v, max_size=3),
+    max_leaves=8,
+)
+
+
 def wave(*shape): return (torch.sin(torch.arange(np.prod(shape), dtype=torch.float64) * .7) * 3).reshape(shape)
 
 

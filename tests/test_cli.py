@@ -374,6 +374,38 @@ def test_compare_shows_blanks_for_classes_of_another_tree(kept, street, tmp_path
     assert len(table) == 2 and all(n.endswith('/hier') for n in table.index) and table.loc[f'{tmp_path.name}/hier', [c for c in table if 'level' in c]].isna().all()
 
 
+def test_of_the_table_and_the_figure_neither_is_lost_with_the_other(kept, tmp_path, capsys, monkeypatch):
+    import hierseg.evaluation.comparison as comparison
+    runs = kept / 'hier', kept / 'flat'
+    assert run('compare', *runs, '--out', tmp_path / 'new/figs', '--csv', tmp_path / 'new/figs/a.csv') == 0         # the table goes where the figure made a folder
+    assert {p.name for p in (tmp_path / 'new/figs').iterdir()} == {'a.csv', 'comparison.png'}
+    capsys.readouterr()
+    assert run('compare', *runs, '--out', tmp_path / 'figs', '--csv', tmp_path / 'nowhere/a.csv') == 2              # no table
+    out, err = capsys.readouterr()
+    assert (tmp_path / 'figs/comparison.png').is_file() and out.startswith('| name') and 'nowhere/a.csv: cannot be written' in err and 'Traceback' not in err
+    (tmp_path / 'file').write_text('')
+    assert run('compare', *runs, '--out', tmp_path / 'file/figs', '--csv', tmp_path / 'b.csv') == 2                 # no place for the figure
+    assert (tmp_path / 'b.csv').is_file() and 'file/figs' in capsys.readouterr().err
+
+    def fail(*args): raise ValueError('no curve')
+    monkeypatch.setattr(comparison, 'plot_comparison', fail)
+    assert run('compare', *runs, '--out', tmp_path / 'more', '--csv', tmp_path / 'more/c.csv') == 2                 # no figure
+    assert [p.name for p in (tmp_path / 'more').iterdir()] == ['c.csv'] and capsys.readouterr().err == 'hierseg: no curve\n'
+    assert run('compare', *runs, '--out', tmp_path / 'more', '--csv', tmp_path / 'nowhere/c.csv') == 2              # neither: both are said
+    assert capsys.readouterr().err.splitlines() == ['hierseg: no curve', f"hierseg: {tmp_path / 'nowhere/c.csv'}: cannot be written: No such file or directory"]
+
+
+def test_no_result_of_a_command_is_lost_with_another(kept, people, tmp_path, capsys):
+    (kept / 'hier/scores_epoch_000.json').mkdir()
+    try:
+        assert run('validate', kept / 'hier', '--weights', 'epoch_000', '--json', tmp_path / 's.json') == 2
+    finally:
+        (kept / 'hier/scores_epoch_000.json').rmdir()
+    assert json.loads((tmp_path / 's.json').read_text())['weights'] == 'epoch_000' and 'level_3' in capsys.readouterr().out
+    assert run('check', people, '--figure', tmp_path / 'f.bmpx', '--json', tmp_path / 'c.json') == 2
+    assert (tmp_path / 'c.json').is_file() and 'f.bmpx' in capsys.readouterr().err
+
+
 MORE_REFUSED = {
     'resume with options': (['train', '--resume', '{kept}/hier', '--size', '9'], '--size'),
     'no checkpoints': (['validate', '{experiment}', '--all-checkpoints'], '--checkpoints all'),

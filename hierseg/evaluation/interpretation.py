@@ -12,6 +12,7 @@ from collections import namedtuple
 import numpy as np
 import pandas as pd
 import torch
+from fastai.data.core import TfmdDL
 from fastai.learner import Learner
 from fastai.torch_core import to_device
 from fastcore.basics import patch
@@ -23,7 +24,8 @@ from ..decoding.selectors import get_selector
 from ..metrics.confusion import LevelConfusion, plot_confusion
 from ..training.callbacks import tree_of
 from ..training.folder import item_name
-from ..training.learner import triples_figure
+from ..plotting.pictures import current_figure
+from ..training.learner import loader_of, triples_figure
 
 # %% auto #0
 __all__ = ['Confusion', 'HierInterpretation']
@@ -42,14 +44,15 @@ class HierInterpretation:
         self.losses, self.inconsistent = (np.asarray(o, dtype=float) for o in (losses, inconsistent))
 
     @classmethod
+    @check_types
     def from_learner(cls,
         learn:Learner, # A learner with a hierarchical loss
         ds_idx:int=1, # 0 training set, 1 validation set
-        dl=None, # Another loader of images with masks, instead
+        dl:TfmdDL|None=None, # Another loader of images with masks, instead
         selector=None, # A name or object; the learner's own by default
     ): # Raises `ValueError` for no images, no masks, or no taxonomy
         "One pass over a data set."
-        dl = (learn.dls[ds_idx] if dl is None else dl).new(shuffle=False, drop_last=False)
+        dl = loader_of(learn, ds_idx, dl).new(shuffle=False, drop_last=False)
         _check_loader(learn, dl)
         loss, taxonomy = learn.loss_func, learn.loss_func.taxonomy
         sel = get_selector(loss.selector if selector is None else selector, taxonomy, loss.head)
@@ -138,10 +141,10 @@ def plot_worst(self:HierInterpretation,
     by:str|None=None, # 'loss', 'miou', 'miou_level_2', 'inconsistent'
     level:int|str|None=None, # mIoU of this level, by name or 0-based index
 ): # A matplotlib figure
-    "Image, truth and prediction of the worst images, on every level."
+    "Image, truth and prediction of the worst images, on every level, in pyplot's current figure if it is empty."
     rows, col = self.worst(k, by, level), _column(self.taxonomy, by, level)
     titles = [f'{name}, {col.replace("_", " ")} {v:.3f}' for name, v in zip(rows['id'], rows[col])]
-    return triples_figure(self.learn, self.dl, list(rows.index), titles, self.selector)
+    return triples_figure(self.learn, self.dl, list(rows.index), titles, self.selector, current_figure())
 
 # %% ../../nbs/10d_evaluation.interpretation.ipynb #dd8d2150
 @patch
@@ -149,7 +152,7 @@ def plot_worst(self:HierInterpretation,
 def plot_top_losses(self:HierInterpretation,
     k:int=4, # How many
 ): # A matplotlib figure
-    "Image, truth and prediction of the images with the largest loss, on every level."
+    "Image, truth and prediction of the images with the largest loss, on every level, as `plot_worst` draws them."
     return self.plot_worst(k, 'loss')
 
 # %% ../../nbs/10d_evaluation.interpretation.ipynb #88dea8d6

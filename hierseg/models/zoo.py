@@ -17,6 +17,7 @@ from typing import NamedTuple
 from torch import nn
 
 from ..core import MAX_YAML_DEPTH, Registry, unknown
+from ..config import LR_GENTLE, LR_SCRATCH
 from .blocks import (PixelModel, check_count, check_size, imagenet_normalization, returns_logits,
                                    short)
 from .unet import UNet
@@ -25,7 +26,7 @@ from .encoders import EncoderDecoder, decoders, default_encoder, default_vit, pl
 
 # %% auto #0
 __all__ = ['register_model', 'list_models', 'default_model_params', 'model_config', 'create_model', 'model_from_config',
-           'splitter', 'model_normalization']
+           'splitter', 'model_normalization', 'model_lr']
 
 # %% ../../nbs/08d_models.zoo.ipynb #bc033bf9
 class Entry(NamedTuple):
@@ -64,6 +65,7 @@ def _own(name, factory, **defaults): MODELS.register(name, Entry(factory, defaul
 
 _channels = [64, 128, 256, 512]
 _own('unet', UNet, channels_array=_channels, bottleneck_channels=512, block_depth=3)
+_own('unet_small', UNet, channels_array=[16, 32, 64, 128, 128], bottleneck_channels=128, block_depth=1)
 _own('segnet', SegNet, encoder_channels_array=_channels, decoder_channels_array=mirror_channels(_channels),
      block_depth=3)
 
@@ -166,7 +168,7 @@ def _create_named(arch, in_channels, out_channels, params):
     "A registered model, its defaults filled in and its config set."
     entry, defaults = MODELS[arch], default_model_params(arch)
     if 'encoder' in params and arch in decoders: return EncoderDecoder(in_channels, out_channels, arch, **params)
-    if arch in ('unet', 'segnet'):
+    if entry.factory in (UNet, SegNet):
         if 'encoder' in params: raise unknown('decoder for a pretrained encoder', arch, sorted(decoders))
         if params.pop('pretrained', False):
             raise ValueError(f"{arch!r} is trained from scratch: pretrained needs encoder=, such as "
@@ -271,3 +273,12 @@ def model_normalization(
 ) -> tuple: # (mean, std), each with a value a channel
     "What a model's images are normalised with: its own mean and std, ImageNet's for one that does not say."
     return getattr(model, 'normalization', imagenet_normalization)
+
+# %% ../../nbs/08d_models.zoo.ipynb #c956983f
+def model_lr(
+    model:nn.Module, # Any
+) -> float: # `LR_SCRATCH` or `LR_GENTLE`
+    "The peak learning rate of a training for which none was given."
+    config = model_config(model) or {}
+    scratch = isinstance(model, UNet | SegNet) and config.get('enable_batchnorm') and 'start' not in config
+    return LR_SCRATCH if scratch else LR_GENTLE

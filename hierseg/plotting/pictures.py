@@ -268,14 +268,16 @@ def _picture(fig, x, y, w, h, rgb, title='', label=''):
     ax.set_ylabel(label, fontsize=9, labelpad=3)
 
 # %% ../../nbs/03a_plotting.pictures.ipynb #0de91b35
-def _sheet(width, height, taxonomy, level, masks):
+def _sheet(width, height, taxonomy, level, masks, fig=None):
     "A figure with room of `width` x `height` inches for pictures, and the legend of what `masks` show at its right."
     present, void = _present(taxonomy, masks, level)
     present = present if taxonomy.n_nodes > 40 else None
     items = _legend_items(taxonomy, level, present, void)
     cols, wide = _legend_size(items, max(height - _HEAD, min(len(items), 18)*_ROW))
     tall = max(height - _HEAD, -(-len(items)//cols)*_ROW)
-    fig = TreeFigure(figsize=(width + .15 + cols*wide, tall + _HEAD), dpi=90)
+    fig = TreeFigure(dpi=90) if fig is None else fig
+    fig.set_layout_engine('none')                                    # places are in inches
+    fig.set_size_inches(width + .15 + cols*wide, tall + _HEAD)
     show_legend(_put(fig, width + .15, _HEAD, cols*wide, tall), taxonomy, level, present, void, tall)
     return fig
 
@@ -357,6 +359,7 @@ def show_triples(
     taxonomy:Taxonomy, # The tree
     titles:list|None=None, # n titles, above the images
     cell:float=1.4, # Width of a mask in inches
+    fig:Figure|None=None, # An empty one to draw into, which gets the size that is needed; a new one by default
 ) -> Figure: # A legend at the right
     "Image, truth and prediction of every sample, a column for each level; `ValueError` when sizes do not fit."
     _same_length(images=images, truths=truths, titles=titles)
@@ -366,7 +369,7 @@ def show_triples(
              for k, p in enumerate(_split_preds(preds, taxonomy, [m.shape for _, m in pairs]))]
     ys = np.cumsum([_HEAD] + [2*cell*_tall(i) + _GAP + gap for i, _ in pairs])
     shown = [m for _, m in pairs] + [p[-1] for p in preds]
-    fig = _sheet(2*cell + _HEAD + 2*_GAP + (leaf + 1)*(cell + _GAP), ys[-1] - 2*_GAP, taxonomy, leaf, shown)
+    fig = _sheet(2*cell + _HEAD + 2*_GAP + (leaf + 1)*(cell + _GAP), ys[-1] - 2*_GAP, taxonomy, leaf, shown, fig)
     for k, ((i, m), p) in enumerate(zip(pairs, preds)):
         title = '' if titles is None else titles[k]
         _block(fig, ys[k], i, lifted_masks(taxonomy, m), p, taxonomy, cell, k == 0, title)
@@ -389,22 +392,31 @@ def _three_channels(x):
     return (x - low) / np.maximum(high - low, 1e-6)
 
 # %% ../../nbs/03a_plotting.pictures.ipynb #baf163b5
+def _in_notebook():
+    try: from IPython import get_ipython
+    except ImportError: return False
+    return get_ipython() is not None
+
+def current_figure() -> Figure|None: # None in a notebook where nobody has opened one
+    "pyplot's figure to draw into: the current one if it is empty, else a new one."
+    import matplotlib.pyplot as plt
+    if plt.get_fignums() and not plt.gcf().axes: return plt.gcf()
+    return None if _in_notebook() else plt.figure()
+
 def show_figure(
     fig:Figure, # A figure that belongs to nobody
 ):
-    "Show a figure in a notebook; elsewhere leave it to pyplot, whose `show` opens a window."
-    try:
-        from IPython import get_ipython
-        from IPython.display import display
-        if get_ipython() is not None: return display(fig)
-    except ImportError: pass
-    _to_pyplot(fig)
+    "Show a figure in a notebook; elsewhere, or where an empty one of pyplot is open, leave it to pyplot."
+    if (there := current_figure()) is not None: return _to_pyplot(fig, there)
+    from IPython.display import display
+    display(fig)
 
-def _to_pyplot(fig):
+def _to_pyplot(fig, there):
     "A picture of the figure in axes that fill a figure of pyplot: whatever its size or dpi, nothing is cut off."
-    import matplotlib.pyplot as plt
     b = io.BytesIO()
     fig.savefig(b, format='png', dpi=2*fig.dpi)
-    ax = plt.figure(figsize=fig.get_size_inches(), dpi=fig.dpi).add_axes([0, 0, 1, 1])
+    there.set_layout_engine('none')
+    there.set_size_inches(fig.get_size_inches())
+    ax = there.add_axes([0, 0, 1, 1])
     ax.axis('off')
     ax.imshow(np.asarray(Image.open(b).convert('RGB')), aspect='auto', interpolation='antialiased')

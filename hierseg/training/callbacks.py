@@ -31,7 +31,7 @@ from .learner import is_idle, same_draws, spread, triples_figure
 
 # %% auto #0
 __all__ = ['Switch', 'ExtraColumns', 'SelectorScores', 'SelectorSwitch', 'loss_term_names', 'LossTerms', 'ShowTriples',
-           'LevelWeightSchedule', 'EMA']
+           'LevelWeightSchedule', 'EMA', 'Autocast']
 
 # %% ../../nbs/09c_training.callbacks.ipynb #f6a95467
 class ExtraColumns(Callback):
@@ -381,3 +381,26 @@ class EMA(Callback):
         if self.own is None: return
         self._load(self.own)
         self.own = None
+
+# %% ../../nbs/09c_training.callbacks.ipynb #1e07e1c5
+class Autocast(Callback):
+    "The network computes in bfloat16; all else stays in float32."
+    order = 90   # around the network alone: MixUp and whoever else changes the batch come before
+    context = None
+    @property
+    def learn(self): return self.__dict__.get('_learn')
+    @learn.setter
+    def learn(self, learn):
+        if learn is None: self._leave()                    # taken off its learner, as after an error in `fit`
+        self.__dict__['_learn'] = learn
+    def before_batch(self):
+        self.context = torch.autocast(self.learn.xb[0].device.type, torch.bfloat16)
+        self.context.__enter__()
+    def after_pred(self):
+        self._leave()
+        self.learn.pred = self.pred.float()
+    def after_cancel_batch(self): self._leave()
+    def after_cancel_fit(self): self._leave()
+    def _leave(self):
+        if self.context is not None: self.context.__exit__(None, None, None)
+        self.context = None

@@ -41,6 +41,7 @@ except ImportError:                       # Windows
 
 from ..core import (TEMPORARY, ExperimentError, one_line, read_yaml, remove_temporary, check_types, without_none,
                           write_atomic)
+from ..config import check_known
 from ..plotting.pictures import save_figure
 from ..plotting.curves import plot_history
 from ..data.files import ids_text
@@ -124,12 +125,14 @@ def config_text(
 # %% ../../nbs/09_training.folder.ipynb #5cdc2bf2
 def read_config(
     path:str|Path, # `config.yaml`, or the experiment folder
-) -> dict: # Its keys; raises `ExperimentError` with the file's name
+) -> dict: # Its keys; raises `ExperimentError` with the file and the key that is wrong
     "The configuration of an experiment."
     path = Path(path)
     path = path/'config.yaml' if path.is_dir() else path
     if not path.is_file(): raise ExperimentError(f"{path}: no such file; an experiment folder holds config.yaml")
-    return read_yaml(path, ExperimentError)
+    config = read_yaml(path, ExperimentError)
+    check_known(config, path)
+    return config
 
 # %% ../../nbs/09_training.folder.ipynb #796291ad
 @check_types

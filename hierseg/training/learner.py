@@ -23,6 +23,7 @@ from fastai.callback.core import CancelFitException
 from fastai.callback.mixup import CutMix
 from fastai.callback.schedule import valley
 from fastai.callback.tracker import TrackerCallback
+from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner, Metric
 from fastai.torch_core import TensorImage, to_np
 from fastai.vision.core import imagenet_stats
@@ -41,12 +42,11 @@ from ..decoding.iou import fit_iou_selector
 from ..decoding.selectors import Selector
 from ..taxonomy.tensors import plain_tensor
 from ..data.tensors import TensorHierMask
-from ..data.loaders import HierDataLoaders
 from ..losses.class_weights import resolve_class_weights
 from ..losses.factory import get_loss
 from ..losses.linear_ce import fuse_last_conv
 from ..metrics.columns import miou_metrics
-from ..models.zoo import model_normalization, splitter
+from ..models.zoo import model_lr, model_normalization, splitter
 from .folder import DivergedError, item_name
 from .start import create_or_start
 from ..plotting.curves import plot_history
@@ -155,8 +155,8 @@ def _rows_of(learn):
 @delegates(Learner.__init__, but=['dls', 'model', 'loss_func'])
 @check_types
 def hier_learner(
-    dls:HierDataLoaders, # Data with a taxonomy: `HierDataLoaders`, or those of a DataBlock with `HierMaskBlock`
-    arch:str|torch.nn.Module=TrainConfig.arch, # Of `list_models()`, or any module that returns (B, channels, H, W)
+    dls:DataLoaders, # Data with a taxonomy: `HierDataLoaders`, or those of a DataBlock with `HierMaskBlock`
+    arch:str|torch.nn.Module|Callable|None=TrainConfig.arch, # Of `list_models()`, or what returns (B, channels, H, W)
     loss=TrainConfig.loss, # 'hierarchical', 'ce' (the flat baseline), another of `list_losses()`, or an object
     base_loss=TrainConfig.base_loss, # What the hierarchical loss sums over the levels
     selector=TrainConfig.selector, # What answers on each level: of `list_selectors()`, or an object
@@ -169,6 +169,7 @@ def hier_learner(
     level_weights:list|None=None, # One number for each level, coarse to fine; 1 by default
     metrics:list|str|Callable|None=None, # fastai metrics, and 'miou' for mIoU of every level, which is the default
     loss_func=None, # fastai's name for `loss`
+    lr:float|slice|None=TrainConfig.lr, # Peak rate of `fit_one_cycle`; by default what suits the model, see `model_lr`
     **kwargs # Passed to `Learner`
 ) -> HierLearner: # A fastai `Learner`
     "A `Learner` for hierarchical segmentation."
@@ -184,7 +185,7 @@ def hier_learner(
     model = create_or_start(arch, channels, loss.head, model_params, encoder, pretrained, start, head)
     _fit_normalization(dls, model)
     kwargs = {'splitter': splitter, 'metrics': _metrics(metrics, taxonomy), **kwargs}
-    return HierLearner(dls, model, loss_func=loss, **kwargs)
+    return HierLearner(dls, model, loss_func=loss, lr=model_lr(model) if lr is None else lr, **kwargs)
 
 def _metrics(metrics, taxonomy):
     "fastai's list, with the mIoU columns where 'miou' stands."
@@ -321,31 +322,45 @@ def triples_figure(
     idxs:list, # Positions in its data set
     titles:list|None=None, # What to write over each image
     selector:Selector|None=None, # The learner's own by default
+    fig=None, # An empty figure to draw into
 ): # A matplotlib figure
     "Some images of a loader with truth and prediction, drawn."
     images, truths, preds = sample_triples(learn, dl, idxs, selector)
     if len({p.shape for p in preds}) == 1: preds = np.stack(preds)
-    return show_triples(images, truths, preds, learn.taxonomy, titles=titles)
+    return show_triples(images, truths, preds, learn.taxonomy, titles=titles, fig=fig)
+
+# %% ../../nbs/09b_training.learner.ipynb #6718f500
+def loader_of(
+    learn:Learner, # A learner
+    ds_idx:int, # 0 training set, 1 validation set
+    dl=None, # Another loader, instead
+) -> TfmdDL: # Raises `ValueError` for a number that is none's
+    "A loader of a learner by its number."
+    if dl is not None: return dl
+    n = len(learn.dls.loaders)
+    if -n <= ds_idx < n: return learn.dls[ds_idx]
+    raise ValueError(f"ds_idx={ds_idx}; this data has {n} sets: 0 to train on, 1 to validate with, and so on")
 
 # %% ../../nbs/09b_training.learner.ipynb #d57cc2de
 @patch
 @check_types
 def results_figure(self:HierLearner,
     ds_idx:int=1, # 0 training set, 1 validation set
-    dl=None, # Another loader, instead
+    dl:TfmdDL|None=None, # Another loader, instead
     max_n:int=4, # How many images
     shuffle:bool=False, # A random draw rather than images spread evenly over the set
 ): # A matplotlib figure
     "Image, truth and prediction on every level, as a figure to save or show."
-    dl = self.dls[ds_idx] if dl is None else dl
+    dl = loader_of(self, ds_idx, dl)
     idxs = np.random.permutation(len(dl.dataset))[:max_n] if shuffle else spread(len(dl.dataset), max_n)
     return triples_figure(self, dl, idxs, [item_name(dl, i) for i in idxs])
 
 # %% ../../nbs/09b_training.learner.ipynb #6872ba34
 @patch
+@check_types
 def show_results(self:HierLearner,
     ds_idx:int=1, # 0 training set, 1 validation set
-    dl=None, # Another loader, instead
+    dl:TfmdDL|None=None, # Another loader, instead
     max_n:int=4, # How many images
     shuffle:bool=True, # A random draw rather than images spread evenly over the set
     **kwargs # Accepted for fastai's sake

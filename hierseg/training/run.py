@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -31,16 +32,16 @@ from ..losses.class_weights import resolve_class_weights
 from ..losses.factory import get_loss, loss_from_config
 from ..models.zoo import model_from_config
 from . import distributed  # noqa: F401  (adds to_distributed to HierLearner)
-from .callbacks import EMA, SelectorScores, ShowTriples
+from .callbacks import EMA, Autocast, SelectorScores, ShowTriples
 from .folder import (ExperimentCallback, SeedEpochs, experiment_folder, finish_experiment,
                                      load_resume_state, load_weights,
                                      read_config, read_history, weights_files, what_there_is)
 from .learner import HierLearner, hier_learner
 
 # %% auto #0
-__all__ = ['as_config', 'training_config', 'loader_args', 'data_from_config', 'learner_from_config', 'seed_everything',
-           'ConsoleProgress', 'train_experiment', 'run_name', 'train', 'load_experiment', 'data_of_experiment',
-           'is_own_data', 'pairs_of_experiment', 'resume_experiment']
+__all__ = ['FORECAST_AT', 'SLOW', 'SMALL', 'as_config', 'training_config', 'loader_args', 'data_from_config',
+           'learner_from_config', 'seed_everything', 'ConsoleProgress', 'train_experiment', 'run_name', 'train',
+           'load_experiment', 'data_of_experiment', 'is_own_data', 'pairs_of_experiment', 'resume_experiment']
 
 # %% ../../nbs/09d_training.run.ipynb #4808a64e
 def as_config(
@@ -106,8 +107,13 @@ def learner_from_config(
     config = as_config(config)
     params = {k: v for k, v in (config.model_params or {}).items() if k != 'out_channels'}   # which follow
     loss, args = _new_loss(config, dls)
+    args |= {'lr': _peak(config.lr), **without_none(start=config.start), **kwargs}
     return hier_learner(dls, config.arch, loss, selector=config.selector, model_params=params, encoder=config.encoder,
-                        pretrained=config.pretrained, **without_none(start=config.start), **args, **kwargs)
+                        pretrained=config.pretrained, **args)
+
+def _peak(lr):
+    "The rate of a configuration as fastai takes it; None where it is yet to be found."
+    return slice(*lr) if isinstance(lr, list) else None if lr == 'auto' else lr
 
 # %% ../../nbs/09d_training.run.ipynb #4c763193
 def seed_everything(
@@ -116,30 +122,58 @@ def seed_everything(
     "Seed Python, NumPy and PyTorch and ask for deterministic kernels."
     set_seed(seed, reproducible=True)
 
+# %% ../../nbs/09d_training.run.ipynb #54ba1abf
+def duration(
+    seconds:float, # How long
+) -> str: # '2 h 10 min', '3 min', '40 s'
+    "A time as people say it."
+    if seconds < 59.5: return f'{round(seconds)} s'
+    h, m = divmod(round(seconds / 60), 60)
+    return f'{h} h {m} min' if h else f'{m} min'
+
 # %% ../../nbs/09d_training.run.ipynb #3583ffec
+FORECAST_AT, SLOW = 10, 2 * 3600     # steps before the forecast, seconds above which it advises something shorter
+SMALL = 2_000_000                    # parameters of a network that is small already
+
 class ConsoleProgress(Callback):
-    "Progress for a terminal: a bar on standard error, a line for each epoch on standard output."
+    "Progress for a terminal: a bar on standard error, a line for each epoch on standard output, and the time left."
     order = 60
     def __init__(self,
         file:io.TextIOBase|None=None, # Where the lines go; standard output by default
     ): self.file, self.bar, self.old_logger, self.widths = file, None, None, []
 
     def before_fit(self):
+        self.began = self.first = self.warm = None
+        self.steps = 0
         if hasattr(self.learn, 'gather_preds') or hasattr(self.learn, 'lr_finder'): return
-        names = list(self.recorder.metric_names)
+        names = [*self.recorder.metric_names, 'left']
         self.widths = [max(len(n), 8) for n in names]
         self.old_logger, self.learn.logger = self.learn.logger, self._log
         self._say(names)
-    def before_train(self): self._open_bar()
+    def before_train(self):
+        if self.began is None: self.began, self.first = time.monotonic(), self.epoch
+        self._open_bar()
     def before_validate(self): self._open_bar()
     def after_batch(self):
         if self.bar is not None: self.bar.update(1)
+        if self.training and self.old_logger is not None: self._count()
     def after_train(self): self._close_bar()
     def after_validate(self): self._close_bar()
     def after_cancel_fit(self): self._close_bar()
     def after_fit(self):
         if self.old_logger is not None: self.learn.logger, self.old_logger = self.old_logger, None
 
+    def _count(self):
+        self.steps += 1
+        if self.steps == 1: self.warm = time.monotonic()               # the first step takes longer than the others
+        if self.steps == FORECAST_AT: self._forecast((time.monotonic() - self.warm) / (FORECAST_AT - 1))
+    def _forecast(self, step):
+        "How long training will take, and what would make it shorter."
+        left = step * (len(self.dls.train) * (self.n_epoch - self.first) - self.steps)
+        said = f"about {duration(left)} to go, at {step:.2g} s a step"
+        if left > SLOW: said += f"; shorter with {_shorter(self.learn.model)}"
+        if self.bar is not None: self.bar.clear()
+        print(said, file=sys.stderr, flush=True)
     def _open_bar(self):
         phase = 'train' if self.training else 'valid'
         what = f"epoch {self.epoch + 1}/{self.n_epoch} {phase}" if hasattr(self, 'epoch') else phase
@@ -148,7 +182,15 @@ class ConsoleProgress(Callback):
         if self.bar is not None: self.bar.close()
     def _say(self, cells): print('  '.join(f'{c:>{w}}' for c, w in zip(cells, self.widths)), file=self.file, flush=True)
     def _log(self, values):
-        if len(values) > 2: self._say([f'{v:.4f}' if isinstance(v, float) else str(v) for v in values])
+        if len(values) <= 2: return
+        done, todo = self.epoch + 1 - self.first, self.n_epoch - self.epoch - 1
+        left = duration((time.monotonic() - self.began) / done * todo)
+        self._say([*(f'{v:.4f}' if isinstance(v, float) else str(v) for v in values), left])
+
+def _shorter(model):
+    "Advice for those who do not want to wait."
+    small = sum(p.numel() for p in model.parameters()) <= SMALL
+    return ('' if small else "a smaller network (--arch unet_small), ") + "a smaller --size or fewer --epochs"
 
 # %% ../../nbs/09d_training.run.ipynb #87d92163
 @check_types
@@ -156,7 +198,7 @@ def train_experiment(
     learn:HierLearner, # The learner
     folder:str|Path, # The experiment's folder
     epochs:int=TrainConfig.epochs, # One-cycle training of this length
-    lr:float|slice=TrainConfig.lr, # Peak learning rate
+    lr:float|slice|None=TrainConfig.lr, # Peak learning rate; the learner's own by default
     seed:int=TrainConfig.seed, # Seeds every epoch
     monitor:str|None=None, # Also keep the best epoch by this metric
     data:dict|None=None, # Where the data is: path, images, masks; written into the config
@@ -165,17 +207,19 @@ def train_experiment(
     score_selectors:list|None=None, # Also score these selectors each epoch, side by side
     triples_every:int|None=None, # Save image, truth and prediction each so many epochs
     ema:float|None=None, # Keep a moving average of the weights, with this decay
+    precision:str=TrainConfig.precision, # What the network computes in: 'float32', or 'bfloat16', which may be faster
     cbs:list|None=None, # Further callbacks
     before:int=0, # Epochs of earlier trainings in this folder, which this one goes on from
 ) -> Path: # The folder
     "Train and leave an experiment behind; Ctrl-C keeps what is finished."
     learn.path = Path(folder)
-    written = dict(lr=[lr.start, lr.stop] if isinstance(lr, slice) else lr, seed=seed, data=data)
-    checked_values(dict(epochs=epochs, lr=written['lr'], seed=seed))
-    written |= without_none(score_selectors=score_selectors, triples_every=triples_every, ema=ema)
+    lr = learn.lr if lr is None else lr
+    written = dict(lr=[lr.start, lr.stop] if isinstance(lr, slice) else lr, seed=seed, precision=precision)
+    checked_values(dict(epochs=epochs, **written))
+    written |= without_none(data=data, score_selectors=score_selectors, triples_every=triples_every, ema=ema)
     keeper = ExperimentCallback(folder=folder, monitor=monitor, resume=start + before > 0, checkpoints=checkpoints,
                                 resumable=True, **written)
-    watchers = _watchers(score_selectors, triples_every, ema)
+    watchers = _watchers(score_selectors, triples_every, ema, precision)
     shown = [] if rank_distrib() else [ConsoleProgress()]             # of several processes the first one speaks
     cbs = [SeedEpochs(seed, before), *shown, keeper, *watchers, *(cbs or [])]
     together = learn.distrib_ctx() if num_distrib() > 1 else nullcontext()
@@ -186,11 +230,12 @@ def train_experiment(
             raise
     return Path(folder)
 
-def _watchers(score_selectors, triples_every, ema):
+def _watchers(score_selectors, triples_every, ema, precision):
     "The callbacks that options ask for."
     if score_selectors: yield SelectorScores(score_selectors)
     if triples_every: yield ShowTriples(triples_every, show=False)
     if ema: yield EMA(ema)
+    if precision == 'bfloat16': yield Autocast()
 
 # %% ../../nbs/09d_training.run.ipynb #50be2ec1
 def _where(config):
@@ -228,9 +273,9 @@ def train(
     learn = learner_from_config(config, dls)
     images = f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate with"
     if not rank_distrib(): print(f"{images}; writing to {folder}", file=sys.stderr)
-    lr = slice(*config.lr) if isinstance(config.lr, list) else _found_lr(learn) if config.lr == 'auto' else config.lr
+    if config.lr == 'auto': learn.lr = _found_lr(learn)
     how = {k: getattr(config, k) for k in TrainConfig.names(SCHEDULE) if k != 'lr'}
-    return train_experiment(learn, folder, lr=lr, data=_where(config), cbs=cbs, **how)
+    return train_experiment(learn, folder, data=_where(config), cbs=cbs, **how)
 
 # %% ../../nbs/09d_training.run.ipynb #03228187
 def _model_of(cfg, learn_head, model, path):
@@ -261,6 +306,11 @@ def _loaders_of(cfg, taxonomy, file):
     known = {k: v for k, v in cfg.items() if k in keys}
     return HierDataLoaders.from_config(loader_args(checked_values(known, file)), taxonomy)
 
+def _own_rate(cfg, file):
+    "The rate that an experiment was trained with, for who trains it further."
+    lr = checked_values({'lr': cfg.get('lr')}, file).get('lr')
+    return without_none(lr=_peak(lr))
+
 # %% ../../nbs/09d_training.run.ipynb #b978e9d3
 @check_types
 def load_experiment(
@@ -278,6 +328,7 @@ def load_experiment(
     model = _model_of(cfg, loss.head, model, folder)
     try:
         if dls is None: dls = _loaders_of(cfg, tax, folder/'config.yaml')
+        kwargs = {**_own_rate(cfg, folder/'config.yaml'), **kwargs}
         learn = hier_learner(dls, model, loss=loss, selector=cfg.get('selector', 'simple'), path=folder, **kwargs)
     except ValueError as e: raise ExperimentError(f"{folder/'config.yaml'}: {one_line(e)}") from None
     if weights not in weights_files(folder):
@@ -387,8 +438,7 @@ def _need_callbacks(learn, folder, cbs):
 def _train_on(learn, folder, n, before, start=0, cbs=None):
     "Train with what config.yaml says: `n` epochs in all, or `n` more."
     cfg = read_config(folder)
-    lr, seed = cfg.get('lr', TrainConfig.lr), cfg.get('seed', TrainConfig.seed)
-    names = ['data', *(k for k in TrainConfig.names(SCHEDULE) if k not in ('epochs', 'lr', 'seed'))]
-    lr = slice(*lr) if isinstance(lr, list) else lr
-    train_experiment(learn, folder, n, lr, seed, start=start, before=before, cbs=cbs,
-                     **{k: cfg.get(k) for k in names})
+    seed, precision = (cfg.get(k, getattr(TrainConfig, k)) for k in ('seed', 'precision'))
+    names = ['data', *(k for k in TrainConfig.names(SCHEDULE) if k not in ('epochs', 'lr', 'seed', 'precision'))]
+    train_experiment(learn, folder, n, _peak(cfg.get('lr')), seed, start=start, before=before, cbs=cbs,
+                     precision=precision, **{k: cfg.get(k) for k in names})

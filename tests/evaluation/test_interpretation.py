@@ -121,6 +121,25 @@ def test_pictures(data):
     assert it.plot_confusion('level_2').get_title() == 'level_2: % of each true class'
 
 
+@pytest.mark.parametrize('draw', [lambda it: it.plot_worst(1, level='level_1'), lambda it: it.plot_top_losses(1)], ids=['plot_worst', 'plot_top_losses'])
+def test_they_are_drawn_in_the_current_figure(data, draw):
+    import io
+    import matplotlib.pyplot as plt
+    from PIL import Image
+    it = HierInterpretation.from_learner(make(data))
+    plt.close('all')
+    first = draw(it)
+    assert plt.gcf() is first and plt.get_fignums() == [1]                                  # none was open: this one is current now
+    assert {'level_1', 'level_2', 'level_3'} <= {ax.get_title() for ax in first.axes}
+    assert 'upper_body' in [t.get_text() for ax in first.axes for t in ax.texts]            # the legend
+    mine = plt.figure(layout='constrained')
+    assert draw(it) is mine and len(mine.axes) == len(first.axes) and (mine.get_size_inches() == first.get_size_inches()).all()
+    plt.savefig(b := io.BytesIO(), dpi=40)
+    assert np.asarray(Image.open(b).convert('L')).std() > 20
+    assert draw(it) is plt.gcf() and len(mine.axes) == len(first.axes) and len(plt.get_fignums()) == 3     # what holds a picture is left alone
+    plt.close('all')
+
+
 def test_the_picture_is_of_the_selector_that_was_counted(data, monkeypatch):
     import hierseg.training.learner as drawing
     learn = make(data)

@@ -490,7 +490,7 @@ def test_the_legend_survives_saving_from_pyplot(dpi):
     import matplotlib.pyplot as plt
     images, truths = samples(2)
     plt.close('all')
-    _to_pyplot(show_pairs(images, truths, PERSON))
+    _to_pyplot(show_pairs(images, truths, PERSON), plt.figure())
     b = io.BytesIO()
     plt.gcf().savefig(b, dpi=dpi)
     plt.close('all')

@@ -63,6 +63,24 @@ def test_of_everything_else(learn, tmp_path, call):
     assert '\n' not in str(e.value)
 
 
+@pytest.mark.parametrize('call, says', [
+    (lambda learn: evaluate(5, []), "evaluate: learn=5 is not a HierLearner"), (lambda learn: list(predict_masks('unet', [])), "learn='unet' is not a HierLearner"),
+    (lambda learn: train_experiment(learn.model, 'e', 1), 'train_experiment: learn='), (lambda learn: hier_learner('folder'), "hier_learner: dls='folder' is not a DataLoaders"),
+    (lambda learn: report_text({}, 5), 'taxonomy=5 is not a Taxonomy'), (lambda learn: HierInterpretation.from_learner(5), 'from_learner: learn=5 is not a Learner'),
+    (lambda learn: learn.results_figure(dl=5), 'results_figure: dl=5 is not a TfmdDL or None'), (lambda learn: load_experiment('e', model=5), 'model=5 is not a torch.nn.Module or None')])
+def test_of_our_own_types(learn, call, says):
+    with pytest.raises(ValueError) as e:
+        call(learn)
+    assert says in str(e.value) and '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('call', [lambda learn, i: learn.results_figure(ds_idx=i), lambda learn, i: learn.show_results(ds_idx=i), lambda learn, i: HierInterpretation.from_learner(learn, ds_idx=i)])
+@pytest.mark.parametrize('i', [7, 2, -3])
+def test_of_a_set_that_does_not_exist(learn, call, i):
+    with pytest.raises(ValueError, match=f'^ds_idx={i}; this data has 2 sets: 0 to train on, 1 to validate with'):
+        call(learn, i)
+
+
 def test_of_what_is_read_off(learn):
     with learn.no_bar():
         it = HierInterpretation.from_learner(learn)

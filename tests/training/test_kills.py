@@ -1,4 +1,6 @@
-"Whatever moment a process is killed at, its folder is complete or one command away from it."
+"""Whatever moment a process is killed at, its folder is complete or one command away from it.
+
+40 moments; `HIERSEG_KILLS=200 pytest -m slow tests/training/test_kills.py` for more of them, or fewer."""
 import os
 import random
 import re
@@ -95,12 +97,13 @@ print('killed', hits)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks')
-def test_forty_kills(tmp_path):
+def test_kills_at_random_moments(tmp_path):
     seed = random.SystemRandom().randrange(10**6)
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1', 'NO_ALBUMENTATIONS_UPDATE': '1', 'MPLBACKEND': 'agg'}
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', SERVER, str(tmp_path), '40', str(seed)], env=env, capture_output=True, text=True, timeout=3000)
+    moments = int(os.environ.get('HIERSEG_KILLS', 40))
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', SERVER, str(tmp_path), str(moments), str(seed)], env=env, capture_output=True, text=True, timeout=75 * moments)
     assert done.returncode == 0, f'seed {seed}: {done.stdout}{done.stderr[-3000:]}'
     hits = dict(re.findall(r"'(\w+)': (\d+)", done.stdout))
     print(seed, hits)
-    assert sum(map(int, hits.values())) >= 20, hits                    # most were still at work
+    assert 2 * sum(map(int, hits.values())) >= moments, hits           # most were still at work
     shutil.rmtree(Path(tmp_path))

@@ -1,4 +1,5 @@
 "`hier_learner` gives a learner that behaves as fastai's do."
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -147,8 +148,12 @@ def test_ctrl_c_runs_after_fit_and_reaches_the_caller(learn):
 def test_pictures(learn, monkeypatch):
     fig = learn.results_figure(max_n=2)
     assert sum(ax.get_title() in learn.taxonomy.level_names for ax in fig.axes) == 3
-    learn.show_results(max_n=2)
-    Interpretation.from_learner(learn).plot_top_losses(2)
+    plt.close('all')
+    for draw in (lambda: learn.show_results(max_n=2), lambda: Interpretation.from_learner(learn).plot_top_losses(2)):
+        mine = plt.figure()
+        draw()
+        assert plt.gcf() is mine and len(mine.axes) == 1            # in the current figure
+    plt.close('all')
 
 
 def test_an_ordinary_datablock_works(data):

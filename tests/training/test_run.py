@@ -122,7 +122,7 @@ def test_config_round_trip(trained, people):
     folder, *_ = trained
     cfg = read_config(folder)
     again = load_experiment(folder, data_of_experiment(folder))
-    same = experiment_config(again, lr=5e-3, epochs=3, monitor='miou_level_3', checkpoints='all', seed=1, data=where(people))
+    same = experiment_config(again, lr=5e-3, epochs=3, monitor='miou_level_3', checkpoints='all', seed=1, precision='float32', data=where(people))
     assert yaml.safe_load(yaml.safe_dump(same)) == cfg
 
 
