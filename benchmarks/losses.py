@@ -127,7 +127,7 @@ def base_rows(quick: bool) -> Iterable[Row]:
             ours, flat = HierarchicalLoss(tax, base), get_base_loss(base)
             name = f"HierarchicalLoss('{base}'), 3 levels, {'×'.join(map(str, shape))}"
             pair = [lambda f=f: torch.autograd.grad(f(z, y), z) for f in (ours, flat)]
-            yield compare(name, f'{type(flat).__name__} on the leaves', *pair, '<= 3 levels', quick)
+            yield compare(name, f'{type(flat).__name__} on the leaves', *pair, 'as measured', quick)
             yield compare_memory(f'{name}, memory', f'{type(flat).__name__} on the leaves', *pair, 'as measured')
 
 
