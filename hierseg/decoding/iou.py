@@ -135,7 +135,7 @@ class ProbabilityCounts:
 
 # %% ../../nbs/05b_decoding.iou.ipynb #fdc87c24
 def seen_tables(iou, union, count):
-    "(iou, union) for each level, unions in shares of the pixels, classes that the hold-out lacks as their level's average."
+    "(iou, union) for each level, unions in shares of the pixels; what the hold-out lacks as its level's average."
     out = [], []
     for (_, _, true), *table in zip(count.counts, iou, union):
         for to, x in zip(out, table):
