@@ -154,12 +154,15 @@ def level_table(
 # %% ../nbs/12_cli.ipynb #e06dd998
 def _run_taxonomy(args):
     "hierseg taxonomy"
-    from hierseg.taxonomy.formats import read_tree, write_tree
+    from hierseg.taxonomy.formats import left_out, read_tree, write_tree
+    if args.write_as and not args.out: raise UsageError(f"--to {args.write_as}: name the file to write with --out")
     taxonomy = read_tree(args.file, args.read_as, **without_none(ids=args.ids))
     if args.out: write_tree(taxonomy, args.out, args.write_as)
     print(f"{taxonomy}\n\n{level_table(taxonomy)}\n")
     print(f"background: {taxonomy.background or 'none'}   void: {', '.join(map(str, taxonomy.ignore)) or 'no id'}")
     for note in taxonomy.notes: print(f"note: {note}")
+    lost = left_out(taxonomy, args.write_as) if args.write_as else []
+    if lost: print(f"note: {args.out}: {args.write_as} has no place for {', '.join(lost)} of the tree")
 
 def _add_taxonomy(p):
     p.add_argument('file', type=Path, metavar='FILE', help="the class tree: YAML, or another format with --from")
@@ -541,7 +544,8 @@ def main(
     if _rank(): sys.stdout = open(os.devnull, 'w', encoding='utf-8')      # noqa: SIM115
     argv = sys.argv[1:] if argv is None else argv
     overview = argv[:1] in (['-h'], ['--help'], ['--version'])
-    args = build_parser(options=not overview).parse_args(argv)
+    args, unknown = build_parser(options=not overview).parse_known_args(argv)
+    if unknown: _Parser(f'hierseg {next(a for a in argv if a in _COMMANDS)}').error(f"unrecognized arguments: {' '.join(unknown)}")
     for kind in (FutureWarning, DeprecationWarning): warnings.filterwarnings('ignore', category=kind)   # of libraries
     warnings.showwarning = _say_warning
     try:

@@ -468,3 +468,8 @@ def test_an_average_of_the_weights(people, tmp_path):
         assert run('train', people, '--epochs', 1, '--out', tmp_path / name, *SMALL, *more) == 0
     assert read_yaml(tmp_path / 'ema/config.yaml')['ema'] == .9
     assert (tmp_path / 'ema/model.safetensors').read_bytes() != (tmp_path / 'plain/model.safetensors').read_bytes()
+
+
+def test_an_argument_too_many_points_at_the_help_of_its_command(capsys):
+    assert run('check', 'DATA', 'tree.yaml') == 2
+    assert capsys.readouterr().err == "hierseg: unrecognized arguments: tree.yaml; see hierseg check --help\n"

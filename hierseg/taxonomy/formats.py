@@ -21,7 +21,7 @@ from .tree import MAX_ID, Taxonomy
 # %% auto #0
 __all__ = ['TREE_FORMATS', 'ClassRow', 'tree_of_rows', 'rows_of_tree', 'read_mapillary', 'write_mapillary', 'read_coco',
            'write_coco', 'read_cityscapes', 'write_cityscapes', 'read_paths', 'write_paths', 'read_parents',
-           'write_parents', 'TreeFormat', 'read_tree', 'write_tree']
+           'write_parents', 'TreeFormat', 'left_out', 'read_tree', 'write_tree']
 
 # %% ../../nbs/01b_taxonomy.formats.ipynb #bf4d6812
 class ClassRow(NamedTuple):
@@ -143,7 +143,7 @@ def write_mapillary(
     def label(r):
         color = list(r.color or (0, 0, 0))
         return dict(name='--'.join(r.path), readable=r.path[-1], evaluate=not r.void, color=color)
-    return json.dumps(dict(labels=[label(r) for r in rows]), indent=2, ensure_ascii=False)
+    return json.dumps(dict(labels=[label(r) for r in rows]), indent=2, ensure_ascii=False) + '\n'
 
 # %% ../../nbs/01b_taxonomy.formats.ipynb #0227c35f
 def read_coco(
@@ -165,7 +165,7 @@ def write_coco(
     def item(r):
         color = {} if r.color is None else dict(color=list(r.color))
         return dict(id=r.id, name=r.path[-1], supercategory=r.path[0], isthing=1, **color)
-    return json.dumps(dict(categories=[item(r) for r in rows if not r.void]), indent=2, ensure_ascii=False)
+    return json.dumps(dict(categories=[item(r) for r in rows if not r.void]), indent=2, ensure_ascii=False) + '\n'
 
 # %% ../../nbs/01b_taxonomy.formats.ipynb #5831202c
 _COLUMNS = ('name', 'id', 'trainId', 'category', 'catId', 'hasInstances', 'ignoreInEval', 'color')
@@ -256,13 +256,15 @@ def write_parents(
     rows:list, # `ClassRow`s
 ) -> str: # CSV
     "Classes as a table of parents; raises `TaxonomyError` where two classes share a name."
-    ids = {r.path: r.id for r in rows if not r.void}
+    ids = {}
+    for r in rows:
+        if not r.void: ids.setdefault(r.path, []).append(r.id)
     nodes = list(dict.fromkeys(p[:i] for p in ids for i in range(1, len(p) + 1)))
     names = [p[-1] for p in nodes]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice: raise TaxonomyError(f"parents: two classes are called {twice}; a table of paths can tell them apart")
     out = io.StringIO()
-    lines = [(p[-1], p[-2] if len(p) > 1 else '', ids.get(p, '')) for p in nodes]
+    lines = [(p[-1], p[-2] if len(p) > 1 else '', i) for p in nodes for i in ids.get(p, [''])]
     csv.writer(out, lineterminator='\n').writerows([('class', 'parent', 'id'), *lines])
     return out.getvalue()
 
@@ -271,11 +273,23 @@ class TreeFormat(NamedTuple):
     "A way to write a tree down."
     read:Callable # Path to `ClassRow`s
     write:Callable # `ClassRow`s to text
+    holds:tuple=() # What it can say besides names and ids: 'ignore', 'colors'
 
 TREE_FORMATS = Registry('format',
-    cityscapes=TreeFormat(read_cityscapes, write_cityscapes), mapillary=TreeFormat(read_mapillary, write_mapillary),
-    coco=TreeFormat(read_coco, write_coco), paths=TreeFormat(read_paths, write_paths),
+    cityscapes=TreeFormat(read_cityscapes, write_cityscapes, ('ignore', 'colors')),
+    mapillary=TreeFormat(read_mapillary, write_mapillary, ('ignore', 'colors')),
+    coco=TreeFormat(read_coco, write_coco, ('colors',)), paths=TreeFormat(read_paths, write_paths),
     parents=TreeFormat(read_parents, write_parents))
+
+def left_out(
+    taxonomy:Taxonomy, # The tree
+    format:str, # One of `TREE_FORMATS`
+) -> list: # Keys of hierseg's own YAML, such as 'swap'
+    "What a tree says that a format has no place for."
+    holds = ('hierarchy', 'background', *TREE_FORMATS.find(format).holds)
+    said = taxonomy.to_dict()
+    if format == 'coco' and said.get('ignore') == [0]: del said['ignore']      # void to COCO by its own rule
+    return [k for k in said if k not in holds]
 
 # %% ../../nbs/01b_taxonomy.formats.ipynb #ddd58484
 def read_tree(

@@ -49,6 +49,15 @@ def test_what_cannot_be_said_is_refused(tmp_path):
     assert not list(tmp_path.iterdir()), 'nothing half-written'
 
 
+@pytest.mark.parametrize('name, tree', [('paths', {'coat': [13, 10, 55], 'hat': 2}), ('parents', {'coat': [13, 10, 55], 'hat': 2}),
+                                        ('coco', {'a': {'x': [3, 5]}, 'b': {'y': 4}}), ('cityscapes', {'a': {'x': [3, 5]}, 'b': {'y': 4}}),
+                                        ('mapillary', {'a': {'x': [0, 2]}, 'b': {'y': 1}})])
+def test_a_class_of_several_ids_keeps_them_all(tmp_path, name, tree):
+    file = write_tree(Taxonomy(tree), tmp_path / ('tree.json' if name in ('coco', 'mapillary') else 'tree.csv'), name)
+    assert read_tree(file, name).leaf_ids == Taxonomy(tree).leaf_ids
+    assert file.read_text().endswith('\n')
+
+
 @pytest.mark.parametrize('name', list(TREE_FORMATS))
 @pytest.mark.parametrize('text', ['', '[]', '{}', '[1]', '{"labels": [{}], "categories": [{}]}', 'path,id\n', 'path,id\n/,x\n', 'class,parent,id\na,b,1\n',
                                   'name,id,category\na,x,b\n', '\x00', 'Label(1)', '{"labels": [{"name": 3, "color": 5}]}'])
@@ -77,3 +86,17 @@ def test_the_command_converts(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(['taxonomy', str(tmp_path / 'c.json'), '--from', 'cocoa'])
     assert "did you mean 'coco'" in capsys.readouterr().err
+
+
+def test_the_command_says_what_a_format_has_no_place_for(tmp_path, capsys):
+    tree = {'hierarchy': {'bg': 0, 'flower': {'left leaf': 1, 'right leaf': 2}}, 'ignore': [255], 'coarse': {'flower': 9},
+            'swap': [['left leaf', 'right leaf']]}
+    file, out = tmp_path / 't.yaml', tmp_path / 'p.csv'
+    file.write_text(Taxonomy(tree).to_yaml())
+    assert main(['taxonomy', str(file), '--to', 'paths', '--out', str(out)]) == 0
+    assert f'note: {out}: paths has no place for ignore, coarse, swap of the tree' in capsys.readouterr().out
+    assert main(['taxonomy', str(file), '--out', str(tmp_path / 'same.yaml')]) == 0
+    assert 'no place' not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(['taxonomy', str(file), '--to', 'paths'])
+    assert '--to paths: name the file to write with --out' in capsys.readouterr().err
