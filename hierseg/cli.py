@@ -545,7 +545,8 @@ def main(
     argv = sys.argv[1:] if argv is None else argv
     overview = argv[:1] in (['-h'], ['--help'], ['--version'])
     args, unknown = build_parser(options=not overview).parse_known_args(argv)
-    if unknown: _Parser(f'hierseg {next(a for a in argv if a in _COMMANDS)}').error(f"unrecognized arguments: {' '.join(unknown)}")
+    command = next((a for a in argv if a in _COMMANDS), '')
+    if unknown: _Parser(f'hierseg {command}').error(f"unrecognized arguments: {' '.join(unknown)}")
     for kind in (FutureWarning, DeprecationWarning): warnings.filterwarnings('ignore', category=kind)   # of libraries
     warnings.showwarning = _say_warning
     try:

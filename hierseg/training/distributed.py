@@ -7,6 +7,7 @@ Docs: https://hierseg.github.io/hierseg/training.distributed.html.md"""
 # %% ../../nbs/09d_training.distributed.ipynb #a1605ec3
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -14,7 +15,7 @@ from types import FrameType
 
 import torch
 from fastai.callback.progress import ProgressCallback
-from fastai.torch_core import rank_distrib
+from fastai.torch_core import default_device, rank_distrib
 from fastcore.basics import patch
 
 from ..core import ExperimentError
@@ -28,13 +29,28 @@ except (ImportError, NameError):                 # without accelerate: pip insta
 __all__ = ['SharedDL', 'StopTogether', 'TogetherTrainer']
 
 # %% ../../nbs/09d_training.distributed.ipynb #5d3a0011
+def _meeting_place():
+    "The device on which the processes talk."
+    return torch.device('cuda') if torch.distributed.get_backend() == 'nccl' else torch.device('cpu')
+
 class SharedDL(DistributedDL):
     "A loader's share of one process, on any device."
     def _broadcast(self, t, rank):
-        device = torch.device('cuda') if torch.distributed.get_backend() == 'nccl' else torch.device('cpu')
-        t = torch.as_tensor(t, dtype=torch.int64, device=device)
+        t = torch.as_tensor(t, dtype=torch.int64, device=_meeting_place())
         torch.distributed.broadcast(t, rank)
         return t.tolist()
+
+# %% ../../nbs/09d_training.distributed.ipynb #f692a807
+def agreed_rate(
+    lr:float|slice, # What this process would train with
+) -> float|slice: # What the first process would
+    "One learning rate in all processes: on GPUs, each process's own trial may find a slightly different one."
+    if not torch.distributed.is_initialized(): return lr
+    rates = [lr.start, lr.stop] if isinstance(lr, slice) else [lr]
+    said = torch.tensor([math.nan if r is None else r for r in rates], dtype=torch.float64, device=_meeting_place())
+    torch.distributed.broadcast(said, 0)
+    rates = [None if math.isnan(r) else r for r in said.tolist()]
+    return slice(*rates) if isinstance(lr, slice) else rates[0]
 
 # %% ../../nbs/09d_training.distributed.ipynb #073fc458
 class StopTogether:
@@ -67,7 +83,8 @@ class TogetherTrainer(DistributedTrainer):
         **kwargs # Passed to `accelerate.Accelerator`
     ):
         if Accelerator is None: raise ExperimentError("accelerate is not installed: pip install 'hierseg[distributed]'")
-        self.accelerator = Accelerator(**kwargs)
+        on_cpu = default_device().type == 'cpu'            # torchrun does not say it
+        self.accelerator = Accelerator(**{'cpu': on_cpu, **kwargs})
         self.sync_bn = sync_bn and self.accelerator.device.type == 'cuda'
         self.stop = None
     @property

@@ -31,7 +31,7 @@ from ..data.transforms import read_augmentations
 from ..losses.class_weights import resolve_class_weights
 from ..losses.factory import get_loss, loss_from_config
 from ..models.zoo import model_from_config
-from . import distributed  # noqa: F401  (adds to_distributed to HierLearner)
+from .distributed import agreed_rate      # the module adds to_distributed to HierLearner, too
 from .callbacks import EMA, Autocast, SelectorScores, ShowTriples
 from .folder import (ExperimentCallback, SeedEpochs, experiment_folder, finish_experiment,
                                      load_resume_state, load_weights,
@@ -224,6 +224,7 @@ def train_experiment(
     cbs = [SeedEpochs(seed, before), *shown, keeper, *watchers, *(cbs or [])]
     together = learn.distrib_ctx() if num_distrib() > 1 else nullcontext()
     with learn.removed_cbs(learn._grab_cbs(ProgressCallback)), together:
+        lr = agreed_rate(lr)
         try: learn.fit_one_cycle(epochs, lr, cbs=cbs, start_epoch=start)
         except Exception:
             keeper.discard()
