@@ -46,9 +46,9 @@ def image_size(
 def _id_counts(raw): return np.bincount(raw.ravel(), minlength=256)
 
 def _split_counts(counts, taxonomy):
-    "Counts of raw ids as those of leaves, of void, and the ids that the tree does not know."
+    "Counts of raw ids as those of leaves and inner nodes, of void, and the ids that the tree does not know."
     counts = np.pad(counts, (0, max(0, 65536 - len(counts))))
-    leaves = np.array([counts[ids].sum() for ids in taxonomy.leaf_ids], dtype=np.int64)
+    leaves = np.array([counts[ids].sum() for ids in taxonomy.node_ids[:taxonomy.n_codes]], dtype=np.int64)
     void = int(counts[taxonomy.ignore].sum())
     unknown = [] if leaves.sum() + void == counts.sum() else taxonomy.unknown_ids(np.flatnonzero(counts))
     return leaves, void, unknown
@@ -65,8 +65,8 @@ def leaf_counts(
     raw:np.ndarray, # (H, W) raw ids
     taxonomy:Taxonomy, # The tree
     source:str|Path='mask', # For the error message
-) -> tuple: # int64 (n_leaves,) pixels of each leaf, and of void
-    "How many pixels each leaf has in a mask; raises `DataError` on an id that the tree does not know."
+) -> tuple: # int64 (n_codes,) pixels of each leaf, with coarse ids of each inner node too; and of void
+    "How many pixels each class has in a mask; raises `DataError` on an id that the tree does not know."
     leaves, void, unknown = _split_counts(_id_counts(raw), taxonomy)
     if unknown: raise DataError(_unknown_line(source, unknown))
     return leaves, void
@@ -119,7 +119,7 @@ class DatasetReport:
     n_train:int              # Of these, to train on
     n_valid:int              # Of these, to validate on
     sizes:dict               # Height and width: min, median, max
-    pixels:np.ndarray        # (n_leaves,) pixels of each leaf
+    pixels:np.ndarray        # (n_codes,) pixels of each leaf, with coarse ids of each inner node too
     void:int                 # Void pixels
     present:list             # For each level, the number of images in which each class occurs
     unknown_ids:dict         # {raw id: mask files that hold it}
@@ -133,21 +133,30 @@ class DatasetReport:
         return not self.problems
 
     def levels(self) -> dict: # {level: {class: {'pixels': share, 'images': share}}}
-        "Shares of the pixels that are not void, and of the images, by level and class."
+        "Shares of the pixels that a level knows, and of the images, by level and class."
         return {name: self._shares(l) for l, name in enumerate(self.taxonomy.level_names)}
 
     def _shares(self, level):
-        total, n, up = max(1, self.pixels.sum()), max(1, self.n_pairs), self.taxonomy.lift[level]
-        counts = np.bincount(up, weights=self.pixels.astype(float), minlength=self.taxonomy.n_classes[level])
+        n, k_l = max(1, self.n_pairs), self.taxonomy.n_classes[level]
+        up = self.taxonomy.lift_nodes[level][:len(self.pixels)]
+        counts = np.bincount(up[up >= 0], weights=self.pixels[up >= 0].astype(float), minlength=k_l)
+        total = max(1, counts.sum())
         return {c: dict(pixels=float(p / total), images=float(k / n))
                 for c, p, k in zip(self.taxonomy.level_classes[level], counts, self.present[level])}
+
+    def coarse(self) -> dict: # {path of an inner node: share}
+        "Shares of the pixels of which no more is known than an inner node, out of those that are not void."
+        tree, total = self.taxonomy, max(1, self.pixels.sum())
+        inner = range(tree.n_leaves, len(self.pixels))
+        return {'/'.join(tree.node_paths[c]): float(self.pixels[c] / total) for c in inner if tree.node_ids[c]}
 
     def to_dict(self) -> dict:
         "The report as plain values, ready for JSON."
         unknown = {str(k): [str(f) for f in v] for k, v in self.unknown_ids.items()}
         return dict(path=str(self.path), ok=self.ok, n_pairs=self.n_pairs, n_train=self.n_train, n_valid=self.n_valid,
-                    sizes=self.sizes, levels=self.levels(), void=self.void, unknown_ids=unknown,
-                    problems=list(self.problems), notes=list(self.notes), proposed=self.proposed)
+                    sizes=self.sizes, levels=self.levels(), coarse=self.coarse(), void=self.void,
+                    unknown_ids=unknown, problems=list(self.problems), notes=list(self.notes),
+                    proposed=self.proposed)
 
     def text(self,
         max_problems:int=20, # How many of the problems to list
@@ -155,6 +164,8 @@ class DatasetReport:
         "The report for a reader."
         lines = [f"{self.path}: {self.n_pairs} pairs, {self.n_train} to train on, {self.n_valid} to validate with"]
         lines += [*_size_lines(self.sizes), *(_class_lines(self.levels()) if self.n_pairs else ())]
+        vague = [f"{c} {share:.2%}" for c, share in self.coarse().items()]
+        if vague: lines.append(f"\nknown no further than: {', '.join(vague)} of the pixels; void on the levels below")
         if self.void: lines.append(f"\nvoid: {self.void / max(1, self.void + self.pixels.sum()):.2%} of the pixels")
         if self.notes: lines += ['', *(f'note: {n}' for n in self.notes)]
         advice = "no tree was given; to begin with, put this into taxonomy.yaml"
@@ -271,15 +282,17 @@ def _spread(values): return dict(min=int(min(values)), median=int(np.median(valu
 
 # %% ../../nbs/04b_data.check.ipynb #e55241b4
 def _presence(leaves, taxonomy):
-    "For each level, the number of images in which each class occurs, from (n_images, n_leaves) counts."
-    there = leaves.reshape(-1, taxonomy.n_leaves) > 0
-    return [[int(there[:, g].any(1).sum()) for g in taxonomy.groups(l)] for l in range(taxonomy.n_levels)]
+    "For each level, the number of images in which each class occurs, from (n_images, n_codes) counts."
+    there = leaves.reshape(-1, taxonomy.n_codes) > 0
+    def images(up, n): return sum((np.bincount(up[row & (up >= 0)], minlength=n) > 0 for row in there), np.zeros(n, int))
+    lift = taxonomy.lift_nodes[:, :taxonomy.n_codes]
+    return [images(up, n).tolist() for up, n in zip(lift, taxonomy.n_classes)]
 
 # %% ../../nbs/04b_data.check.ipynb #c45c700a
 def _by_tree(found, taxonomy):
-    "Counts of raw ids of many masks as (n, n_leaves) counts, void pixels, and the ids of each that the tree lacks."
-    owner = {i: c for c, ids in enumerate(taxonomy.leaf_ids) for i in ids}
-    void, leaves, unknown = set(taxonomy.ignore), np.zeros((len(found), taxonomy.n_leaves), np.int64), []
+    "Counts of raw ids of many masks as (n, n_codes) counts, void pixels, and the ids of each that the tree lacks."
+    owner = {i: c for c, ids in enumerate(taxonomy.node_ids[:taxonomy.n_codes]) for i in ids}
+    void, leaves, unknown = set(taxonomy.ignore), np.zeros((len(found), taxonomy.n_codes), np.int64), []
     for row, f in zip(leaves, found):
         for i, n in f.counts.items():
             if i in owner: row[owner[i]] += n

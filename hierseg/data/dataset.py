@@ -47,8 +47,8 @@ class TorchvisionAugment:
 def _swapped_codes(taxonomy):
     "Code to code with left and right exchanged, or None where the tree names no pairs."
     if not taxonomy.swap: return None
-    table = np.append(0, taxonomy.swap_table[:taxonomy.n_leaves] + 1)
-    return table.astype(np.uint8 if taxonomy.n_leaves < 255 else np.uint16)
+    table = np.append(0, taxonomy.swap_table[:taxonomy.n_codes] + 1)
+    return table.astype(np.uint8 if taxonomy.n_codes < 255 else np.uint16)
 
 # %% ../../nbs/04c2_data.dataset.ipynb #932fe0f9
 def _mirror_plan(augment, taxonomy):
@@ -254,8 +254,9 @@ def cache_of(
         raise DataError(f"cache= keeps resized images, and {why} makes others in every epoch; leave one of the two out")
     bands = items and prepare.channels is not None
     deep = bool(bands and read_image(items[0].image, prepare.channels).dtype != np.uint8)
-    tree = [prepare.taxonomy.leaf_ids, prepare.taxonomy.ignore]
-    return open_cache(where, items, fit.size, prepare.channels or 3, deep, prepare.taxonomy.n_leaves > 254, tree=tree,
+    ids, n = prepare.taxonomy.node_ids, prepare.taxonomy.n_codes
+    tree = [ids[:n], prepare.taxonomy.ignore]
+    return open_cache(where, items, fit.size, prepare.channels or 3, deep, n > 254, tree=tree,
                       resample=fit.resample, method=fit.method, fill=[float(o) for o in fit.fill])
 
 # %% ../../nbs/04c2_data.dataset.ipynb #1a014154

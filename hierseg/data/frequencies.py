@@ -20,12 +20,12 @@ def plot_frequencies(
     report:DatasetReport, # From `check_dataset`
 ) -> TreeFigure: # matplotlib's
     "Shares of the pixels of every class, a panel a level, in the tree's colours; the scale shows rare ones too."
-    tree, levels = report.taxonomy, report.levels()
+    tree, levels, known = report.taxonomy, report.levels(), ' known here' * bool(report.taxonomy.coarse)
     fig = tree_figure(1 + 3 * tree.n_levels, 1.2 + .22 * tree.n_leaves)
     axs = fig.subplots(1, tree.n_levels, squeeze=False)[0]
     for l, (ax, (name, classes)) in enumerate(zip(axs, levels.items())):
         shares = [100 * c['pixels'] for c in classes.values()]
         ax.barh([printable(c) for c in classes], shares, color=taxonomy_colors(tree, l) / 255)
-        ax.set(title=printable(name), xlabel='% of the pixels', xscale='symlog', xlim=(0, 100))
+        ax.set(title=printable(name), xlabel=f'% of the pixels{known}', xscale='symlog', xlim=(0, 100))
         ax.invert_yaxis()
     return fig

@@ -567,7 +567,7 @@ def set_normalize(self:HierDataLoaders,
 
 # %% ../../nbs/04d_data.loaders.ipynb #f8c53a03
 def _mask_counts(item, taxonomy):
-    "Pixels of each leaf in one mask file."
+    "Pixels of each class in one mask file."
     mask = item.mask if isinstance(item, Pair) else item
     return leaf_counts(read_mask(mask), taxonomy, mask)[0]
 
@@ -576,7 +576,7 @@ def _dls_counter(dset):
     "A counting function and the items of a data set: straight from the files where they are known."
     if all(isinstance(o, Pair) for o in dset.items): return _mask_counts, dset.items
     masks = dset.tls[-1]
-    def count(i, taxonomy): return np.bincount(np.asarray(masks[i]).ravel(), minlength=taxonomy.n_leaves + 1)[1:]
+    def count(i, taxonomy): return np.bincount(np.asarray(masks[i]).ravel(), minlength=taxonomy.n_codes + 1)[1:]
     return count, range(len(masks))
 
 # %% ../../nbs/04d_data.loaders.ipynb #4c69da04
@@ -587,15 +587,15 @@ def class_frequencies(
     progress:Callable|None=None, # Called with (done, total)
     n_workers:int=2, # Threads
     per_image:bool=False, # A row an image, as median-frequency balancing needs; else their sum
-) -> np.ndarray: # int64 (n_leaves,) pixels, or (n_images, n_leaves); void is not counted
-    "The number of pixels of each leaf; raises `DataError` with the file's name."
+) -> np.ndarray: # int64 (n_codes,) pixels, or (n_images, n_codes); void is not counted
+    "The pixels of each leaf, then of each inner node where some ids are coarse; raises `DataError` naming the file."
     if isinstance(data, DataLoaders): taxonomy, count, items = taxonomy or data.taxonomy, *_dls_counter(data.train_ds)
     else: count, items = _mask_counts, list(data)
     taxonomy, rows = as_taxonomy(taxonomy), []
-    total = np.zeros(taxonomy.n_leaves, np.int64)
+    total = np.zeros(taxonomy.n_codes, np.int64)
     with ThreadPoolExecutor(n_workers) as pool:
         for i, c in enumerate(pool.map(lambda o: count(o, taxonomy), items)):
             if per_image: rows.append(c)
             else: total += c
             if progress: progress(i + 1, len(items))
-    return np.array(rows, np.int64).reshape(-1, taxonomy.n_leaves) if per_image else total
+    return np.array(rows, np.int64).reshape(-1, taxonomy.n_codes) if per_image else total

@@ -36,7 +36,7 @@ SCHEMES = Registry('class_weights', inverse=_inverse, sqrt_inverse=_sqrt_inverse
 
 # %% ../../nbs/06a_losses.class_weights.ipynb #3ac9413f
 def class_weights_from_counts(
-    counts:np.ndarray|list, # (n_leaves,) pixels of each leaf in the training masks, or (n_images, n_leaves)
+    counts:np.ndarray|list, # (n_leaves,) pixels of each leaf, or (n_codes,) with inner nodes; or one such row an image
     taxonomy:Taxonomy, # The tree
     scheme:str='inverse', # 'inverse', 'sqrt_inverse', 'median' or 'effective'
     beta:float|None=None, # β of 'effective', between 0 and 1
@@ -47,14 +47,20 @@ def class_weights_from_counts(
     if beta is not None and not 0 < beta < 1: raise ValueError(f"beta is {beta}; it lies between 0 and 1")
     if cap is not None and not cap > 0: raise ValueError(f"cap is {cap}; the largest weight allowed must be above 0")
     counts = np.atleast_2d(np.asarray(counts, dtype=np.float64))
-    if counts.ndim != 2 or counts.shape[1] != taxonomy.n_leaves or (counts < 0).any() or not counts.any():
+    fits = counts.ndim == 2 and counts.shape[1] in (taxonomy.n_leaves, taxonomy.n_codes)
+    if not fits or (counts < 0).any() or not counts.any():
         raise ValueError(f"counts of shape {counts.shape} do not fit; give the pixels of each of the "
                          f"{taxonomy.n_leaves} leaves, not all 0")
     _warn_unseen(counts, taxonomy)
-    levels = [counts @ np.eye(k)[up] for up, k in zip(taxonomy.lift, taxonomy.n_classes)]
+    levels = [_lifted_counts(counts, up, k) for up, k in zip(taxonomy.lift_nodes, taxonomy.n_classes)]
     weights = [_level_weights(n, weigh, beta).clip(max=cap) for n in levels]
     _warn_huge(weights[-1], taxonomy)
     return [torch.tensor(w, dtype=torch.float32) for w in weights]
+
+def _lifted_counts(counts, up, k):
+    "Counts of the classes of a level; what is known no further than a coarser class is left out."
+    up = up[:counts.shape[1]]
+    return counts[:, up >= 0] @ np.eye(k)[up[up >= 0]]
 
 def _level_weights(counts, weigh, beta):
     seen = counts.sum(0) > 0
