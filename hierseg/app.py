@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from .evaluation.onnx_engine import ARRAY_RULES
+from .core import DataError
 from .evaluation.predictor import HierPredictor, Prediction, open_picture, predictor_of
 from .plotting.colors import taxonomy_colors
 
@@ -59,6 +60,9 @@ class Answers:
         predictor:HierPredictor, # What predicts
         most:int=1600, # Pixels of the longer side
     ):
+        if predictor.channels != 3:
+            raise DataError(f"{predictor.name}: takes images of {predictor.channels} channels, and the app shows photographs; "
+                            "use `hierseg predict`")
         self.predictor, self.most, self.taxonomy = predictor, most, predictor.taxonomy
         self.own = getattr(predictor.selector, 'name', None)
         self.selectors = list(dict.fromkeys([*([self.own] if self.own else []), *ARRAY_RULES]))

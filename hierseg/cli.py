@@ -254,7 +254,7 @@ def _resume(args):
     epochs = getattr(args, 'epochs', None)
     with _interruptible(args.resume, epochs or read_config(args.resume).get('epochs')):
         done, n = resume_experiment(load_experiment(args.resume, dls), args.resume, epochs)
-    print(f"{args.resume}: went on after epoch {done} of {n}", file=sys.stderr)
+    if not _rank(): print(f"{args.resume}: went on after epoch {done} of {n}", file=sys.stderr)
     print(args.resume)
 
 # %% ../nbs/12_cli.ipynb #28978f5d

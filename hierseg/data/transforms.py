@@ -186,7 +186,8 @@ def _fit_array(x, fit, resample, fill):
     x = resize_array(x[sy:sb, sx:sr], (tb - ty, tr - tx), resample)
     if x.shape[:2] == (h, w): return x
     out = np.empty((h, w, x.shape[2]), x.dtype)
-    out[:] = np.asarray(fill, dtype=np.float32)
+    shares = x.dtype == np.uint8 and all(isinstance(o, float) for o in fill)      # of 255
+    out[:] = np.rint(np.multiply(fill, 255)) if shares else np.asarray(fill, dtype=np.float32)
     out[ty:tb, tx:tr] = x
     return out
 

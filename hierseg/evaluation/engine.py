@@ -62,16 +62,17 @@ class TorchEngine:
         "Whether the probability of every class is the sum of those of the leaves under it."
         return self.head.sums_leaves
     def tensor(self,
-        image:np.ndarray, # uint8 (h, w, 3)
-    ) -> torch.Tensor: # float32 (3, h, w), normalised
+        image:np.ndarray, # (h, w, C), uint8, or float32 from 0 to 1
+    ) -> torch.Tensor: # float32 (C, h, w), normalised
         "A picture as the model takes it."
-        x = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255)
+        x = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        x = x if x.is_floating_point() else x.float().div_(255)
         if self.normalize is None: return x
         mean, std = (torch.tensor(self.normalize[k]).view(-1, 1, 1) for k in ('mean', 'std'))
         return (x - mean) / std
     @torch.no_grad()
     def run(self,
-        images:list, # B arrays uint8 (h, w, 3) of one size
+        images:list, # B arrays (h, w, C) of one size, uint8, or float32 from 0 to 1
         leaves:bool=False, # The finest level alone
     ) -> list: # Tensors (B, K_l, h, w), coarse to fine
         "The probabilities that the network gives to pictures of its own size."

@@ -16,7 +16,7 @@ from PIL import Image
 from ..core import DataError, evaluation_mode, file_name, write_atomic, check_types
 from ..plotting.pictures import overlay
 from ..data.files import IMAGE_SUFFIXES, read_image
-from ..data.transforms import fit_image, fit_size, whole_fit
+from ..data.transforms import fill_color, fit_image, fit_size, whole_fit
 from ..decoding.selectors import get_selector
 from .engine import to_native
 from ..training.learner import HierLearner
@@ -54,11 +54,12 @@ def prepare_image(
     image = read_image(source, None if channels == 3 else channels)
     shape = image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
     fit = (whole_fit if whole else validation_fit)(shape, config.get('size'), config.get('method', 'squash'))
-    x = torch.from_numpy(np.array(fit_image(image, fit, config['resample']))).permute(2, 0, 1)
+    norm = config.get('normalize') or None
+    if norm and not isinstance(norm, dict): norm = dict(zip(('mean', 'std'), norm))
+    fitted = fit_image(image, fit, config['resample'], fill_color(norm, channels))
+    x = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
     x = x if x.is_floating_point() else x.float().div_(255)
-    if norm := config.get('normalize'):
-        mean, std = (norm['mean'], norm['std']) if isinstance(norm, dict) else norm
-        x = (x - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    if norm: x = (x - torch.tensor(norm['mean']).view(-1, 1, 1)) / torch.tensor(norm['std']).view(-1, 1, 1)
     return x, fit, shape
 
 # %% ../../nbs/10_evaluation.inference.ipynb #9b121078

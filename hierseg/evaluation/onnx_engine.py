@@ -150,11 +150,12 @@ class OnnxEngine:
         where = ', '.join(p.removesuffix('ExecutionProvider') for p in self.session.get_providers())
         return f"OnnxEngine({self.path.name}, {where})"
     def run(self,
-        images:list, # B arrays uint8 (h, w, 3) of one size
+        images:list, # B arrays (h, w, C) of one size, uint8, or float32 from 0 to 1
         leaves:bool=False, # The finest level alone
     ) -> list: # Arrays float32 (B, K_l, h, w), coarse to fine
         "The probabilities that the network gives to pictures of its own size; raises `DataError` for a size it cannot."
-        x = np.stack([np.asarray(o) for o in images]).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+        x = np.stack([np.asarray(o) for o in images]).transpose(0, 3, 1, 2)
+        x = x.astype(np.float32) / np.float32(255 if x.dtype == np.uint8 else 1)
         fixed = self.config.get('fixed_size')
         if fixed and x.shape[2:] != tuple(fixed):
             raise DataError(f"{self.path}: was exported for images of {fixed[1]}x{fixed[0]} pixels alone, "

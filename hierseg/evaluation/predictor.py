@@ -17,15 +17,15 @@ import numpy as np
 from PIL import Image
 
 from ..core import DataError
-from ..data.files import read_image
-from ..data.transforms import fit_image, whole_fit
+from ..data.files import image_channels, read_image
+from ..data.transforms import fill_color, fit_image, image_size_of, whole_fit
 from .onnx_engine import OnnxEngine
 from ..plotting.colors import colorize, taxonomy_colors
-from ..plotting.pictures import overlay
+from ..plotting.pictures import as_picture, overlay
 from ..taxonomy.tree import Taxonomy
 
 # %% auto #0
-__all__ = ['open_picture', 'Prediction', 'Looks', 'swap_orders', 'HierPredictor', 'predictor_of']
+__all__ = ['open_picture', 'picture_to_show', 'Prediction', 'Looks', 'swap_orders', 'HierPredictor', 'predictor_of']
 
 # %% ../../nbs/10b_evaluation.predictor.ipynb #aa5a22c2
 def _of_tensor(x):
@@ -42,9 +42,24 @@ def _of_tensor(x):
 
 def open_picture(
     source, # A file, a Pillow image, an array uint8 (H, W, 3), or a tensor (3, H, W): bytes, or 0 to 1
-) -> Image.Image: # Upright RGB
+    channels:int=3, # Of the network; other than three, an array (H, W, channels), or a tensor (channels, H, W)
+) -> Image.Image|np.ndarray: # Upright RGB, or (H, W, channels), uint8, or float32 where there is more depth
     "A photograph in any form; raises `DataError` with the file's name, or the shape of what is none."
-    return read_image(_of_tensor(source.detach().cpu().numpy()) if hasattr(source, 'detach') else source)
+    tensor = source.detach().cpu().numpy() if hasattr(source, 'detach') else None
+    if channels == 3: return read_image(source if tensor is None else _of_tensor(tensor))
+    if tensor is None: return read_image(source, channels)
+    if tensor.ndim == 3 and len(tensor) == channels: return read_image(tensor.transpose(1, 2, 0), channels)
+    raise DataError(f"tensor of shape {tensor.shape}: an image is ({channels}, height, width); "
+                    "of a batch, give the images one by one")
+
+def picture_to_show(
+    source, # As `open_picture` takes it, of any number of channels
+) -> np.ndarray: # uint8 (H, W, 3)
+    "A photograph to look at: of other than three channels the first ones, stretched."
+    tensor = hasattr(source, 'detach')
+    channels = len(source) if tensor and source.ndim == 3 else 3 if tensor else image_channels(source)
+    if channels in (1, 3): return np.asarray(open_picture(source))
+    return as_picture(open_picture(source, channels).transpose(2, 0, 1))
 
 # %% ../../nbs/10b_evaluation.predictor.ipynb #90ea3125
 def area_rows(
@@ -119,7 +134,7 @@ class Prediction:
     ) -> np.ndarray: # uint8 (H, W, 3)
         "The photograph with its classes as tints."
         l = self.taxonomy.level_index(level)
-        return overlay(np.asarray(open_picture(image)), self.levels[l], self.taxonomy, l, alpha)
+        return overlay(picture_to_show(image), self.levels[l], self.taxonomy, l, alpha)
     def __repr__(self): return prediction_text(self)
     def _repr_html_(self): return prediction_html(self)
 
@@ -219,7 +234,7 @@ class HierPredictor:
     "Photographs to classes on every level; made by `from_experiment`, `from_learner` or `from_onnx`."
     def __init__(self,
         engine, # `TorchEngine` or `OnnxEngine`
-        config:dict, # size, method, resample: how images are prepared
+        config:dict, # size, method, resample, in_channels, normalize: how images are prepared
         selector='simple', # Name or config of the rule that chooses classes
         name:str='', # What to call it
     ):
@@ -227,26 +242,29 @@ class HierPredictor:
         self.engine, self.taxonomy, self.name, self.spec = engine, engine.taxonomy, name, selector
         self.size = None if size is None else (size, size) if isinstance(size, int) else tuple(size)
         self.method, self.resample = config.get('method', 'squash'), config.get('resample', 'lanczos')
+        self.channels = config.get('in_channels') or 3
+        self.fill = tuple(config.get('fill') or fill_color(config.get('normalize') or None, self.channels))
         self.selector = engine.selector(selector)
     def __repr__(self):
         size = 'its own size' if self.size is None else f"{self.size[1]}x{self.size[0]} pixels"
         classes = f"{self.taxonomy.n_leaves} leaves on {self.taxonomy.n_levels} levels"
-        return f"HierPredictor({self.name or self.engine.kind}: {classes}, images at {size}, {self.engine})"
+        bands = f" and {self.channels} channels" if self.channels != 3 else ''
+        return f"HierPredictor({self.name or self.engine.kind}: {classes}, images at {size}{bands}, {self.engine})"
     def rule(self,
         selector=None, # Name or config; None for the predictor's own
     ): # The engine's selector
         "The rule that chooses classes."
         return self.selector if selector is None else self.engine.selector(selector)
     def fit_of(self,
-        picture:Image.Image, # The photograph
+        picture:Image.Image|np.ndarray, # The photograph, from `open_picture`
         scale:float|None=None, # Network pixels for each of the photograph's; None for the size of the training
     ): # A function of a factor that gives the `Fit`
         "How a photograph comes to the network."
-        shape = picture.size[::-1]
+        shape = image_size_of(picture)
         if scale is None: return lambda f: whole_fit(shape, self.size, self.method, f)
         return lambda f: whole_fit(shape, None, factor=scale * f)
     def answers(self,
-        pictures:list, # RGB Pillow images
+        pictures:list, # From `open_picture`
         fits:list, # For each, a function of a scale that gives its `Fit`; at one scale all give one size
         looks:Looks|bool|None=None, # Sizes and mirrors; one plain look by default
         leaves:bool=False, # The finest level alone
@@ -260,12 +278,12 @@ class HierPredictor:
     def _look(self, pictures, fits, axes, pairs, leaves):
         "One look at some pictures: probabilities as they would be without its mirror."
         e = self.engine
-        fitted = [np.asarray(fit_image(p, f, self.resample)) for p, f in zip(pictures, fits)]
+        fitted = [np.asarray(fit_image(p, f, self.resample, self.fill)) for p, f in zip(pictures, fits)]
         levels = [e.flip(o, axes) for o in e.run([np.flip(o, [a - 1 for a in axes]) for o in fitted], leaves)]
         if pairs and len(axes) == 1:      # two mirrors are a rotation: left stays left
             orders = swap_orders(self.taxonomy, pairs)[-1 if leaves else 0:]
             levels = [o[:, p] for o, p in zip(levels, orders)]
-        return [e.native([o[i:i + 1] for o in levels], f, p.size[::-1])
+        return [e.native([o[i:i + 1] for o in levels], f, image_size_of(p))
                 for i, (p, f) in enumerate(zip(pictures, fits))]
     def decide(self,
         levels:list, # The engine's arrays (1, K_l, H, W), coarse to fine
@@ -285,7 +303,7 @@ class HierPredictor:
         scale:float|None=None, # Network pixels for each of the photograph's; None fits it to the size of the training
     ) -> Prediction: # At the photograph's own size
         "The classes of one photograph; raises `DataError` with the file's name where it cannot be read."
-        picture = open_picture(image)
+        picture = open_picture(image, self.channels)
         [levels] = self.answers([picture], [self.fit_of(picture, scale)], looks)
         return self.decide(levels, probs, selector, image)
     def predict_many(self,
@@ -305,18 +323,19 @@ class HierPredictor:
             nonlocal done
             done += 1
             on_error(item, e)
-        for batch in _batches(images, lambda p: self.fit_of(p, scale), bs, on_error and told):
+        def opened(item): return open_picture(item, self.channels)
+        for batch in _batches(images, opened, lambda p: self.fit_of(p, scale), bs, on_error and told):
             items, pictures, fits = zip(*batch)
             for item, levels in zip(items, self.answers(list(pictures), list(fits), looks)):
                 yield item, self.decide(levels, probs, selector, item)
                 done += 1
                 if progress: progress(done, total)
 
-def _batches(items, fit_of, bs, on_error):
+def _batches(items, opened, fit_of, bs, on_error):
     "Lists of at most `bs` neighbours (item, picture, fit) of one network size."
     batch = []
     for item in items:
-        try: picture = open_picture(item)
+        try: picture = opened(item)
         except DataError as e:
             if on_error is None: raise
             on_error(item, e)

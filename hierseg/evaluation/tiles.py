@@ -26,8 +26,8 @@ from ..data.files import read_image
 from .predictor import HierPredictor, Looks, Prediction, area_rows, open_picture
 
 # %% auto #0
-__all__ = ['ALIGN', 'LARGE', 'tile_starts', 'blend_weights', 'blended', 'ArrayRows', 'RawRows', 'TiffRows', 'tiff_rows',
-           'open_rows', 'MaskRows']
+__all__ = ['ALIGN', 'LARGE', 'tile_starts', 'blend_weights', 'blended', 'ArrayRows', 'BandRows', 'RawRows', 'TiffRows',
+           'tiff_rows', 'open_rows', 'MaskRows']
 
 # %% ../../nbs/10c_evaluation.tiles.ipynb #3c95491b
 ALIGN = 32   # pixels: the coarsest grid of the usual networks
@@ -123,6 +123,10 @@ class ArrayRows:
         self.array, self.shape = array, tuple(array.shape[:2])
     def __call__(self, y0, y1): return _bytes(np.asarray(self.array[y0:y1]))
 
+class BandRows(ArrayRows):
+    "Rows of an array (H, W, C) as the network takes it: uint8, or float32 from 0 to 1."
+    def __call__(self, y0, y1): return self.array[y0:y1]
+
 # %% ../../nbs/10c_evaluation.tiles.ipynb #b2440a0a
 class RawRows:
     "Rows that lie one after the other in a file."
@@ -214,10 +218,14 @@ def vips_bands(
     im = (im if upright else im.copy_memory().autorot()).colourspace('srgb')
     im = im.extract_band(0, n=3) if im.bands > 3 else im
     def bands():
-        for y in range(0, im.height, 256):
-            try: data = im.crop(0, y, im.width, min(256, im.height - y)).write_to_memory()
-            except pyvips.Error as e: raise DataError(f"{path}: cannot be read as image: {one_line(e)}") from None
-            yield np.frombuffer(data, np.uint8)
+        try:
+            for y in range(0, im.height, 256):
+                yield np.frombuffer(im.crop(0, y, im.width, min(256, im.height - y)).write_to_memory(), np.uint8)
+        except pyvips.Error as e: raise DataError(f"{path}: cannot be read as image: {one_line(e)}") from None
+        finally:      # its cache of operations would keep the whole file mapped
+            kept = pyvips.cache_get_max()
+            pyvips.cache_set_max(0)
+            pyvips.cache_set_max(kept)
     return (im.width, im.height), bands()
 
 def cv2_bands(
@@ -248,10 +256,12 @@ LARGE = 64 * 2**20   # pixels from which a picture is not kept in memory
 @contextmanager
 def open_rows(
     source, # A file, a Pillow image, an array or a tensor
-): # Yields a function (y0, y1) to uint8 (y1 - y0, W, 3), with `shape`
+    channels:int=3, # Of the network; an image of other than three is held whole
+): # Yields a function (y0, y1) to uint8 (y1 - y0, W, 3), or (y1 - y0, W, channels), with `shape`
     "A picture by rows, read as they are asked for where its format allows; raises `DataError` with the file's name."
     with ExitStack() as stack:
-        if isinstance(source, (str, Path)): yield _rows_of(Path(source), stack)
+        if channels != 3: yield BandRows(open_picture(source, channels))
+        elif isinstance(source, (str, Path)): yield _rows_of(Path(source), stack)
         else: yield _rows_in_memory(source)
 
 def _rows_in_memory(source):
@@ -406,7 +416,7 @@ def _stacked(predictor, looks, scale, leaves):
     "A function from tiles to arrays (sum of K_l, h, w): their levels above each other."
     e = predictor.engine
     def answer(tiles):
-        pictures = [Image.fromarray(t) for t in tiles]
+        pictures = [Image.fromarray(t) for t in tiles] if predictor.channels == 3 else tiles
         fits = [predictor.fit_of(p, scale) for p in pictures]
         for levels in predictor.answers(pictures, fits, looks, leaves):
             arrays = [e.to_numpy(o)[0] for o in levels]
@@ -428,7 +438,7 @@ def predict_tiled(self:HierPredictor,
 ) -> Prediction: # At the picture's own size
     "The classes of a picture in tiles, in memory; one tile's answer is that of `predict(image, scale=scale)`."
     rule, n = self.rule(selector), self.taxonomy.n_classes
-    with open_rows(image) as rows:
+    with open_rows(image, self.channels) as rows:
         out = [np.empty(rows.shape, np.int64) for _ in n]
         kept = [np.empty((k, *rows.shape), np.float32) for k in n] if probs else None
         cut = dict(tile=tile, overlap=overlap, bs=bs, progress=progress)
@@ -454,7 +464,7 @@ def write_masks(
     ids = {f: taxonomy.decode(np.arange(taxonomy.n_classes[l]), l) for f, l in masks.items()}
     counted = counts[-1 if rule.consistent else 0:]      # of a path, the leaves say how large all classes are
     with ExitStack() as stack:
-        rows = stack.enter_context(open_rows(image))
+        rows = stack.enter_context(open_rows(image, predictor.channels))
         files = {f: stack.enter_context(MaskRows(f, rows.shape, ids[f].dtype)) for f in masks}
         for _, x, answer in tiled_levels(predictor, rows, rule, looks, scale, **kwargs):
             chosen = [m[0] for m in predictor.engine.select(answer, rule)]

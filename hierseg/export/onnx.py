@@ -35,7 +35,7 @@ __all__ = ['LevelModule', 'export_onnx', 'export_torch']
 # %% ../../nbs/11_export.onnx.ipynb #3629e6ed
 def padded_forward(
     model:nn.Module, # A `PixelModel`, or any network
-    x:torch.Tensor, # (B, 3, H, W)
+    x:torch.Tensor, # (B, channels, H, W)
 ) -> torch.Tensor: # (B, C, H, W)
     "What the model's own forward does, for a graph of any size."
     if not hasattr(model, 'forward_padded'): return model(x)
@@ -54,10 +54,10 @@ class LevelModule(nn.Module):
     ):
         super().__init__()
         self.model, self.head, self.sums = engine.model, engine.head, engine.sums_leaves
-        stats = engine.normalize or dict(mean=[0.] * 3, std=[1.] * 3)
+        stats = engine.normalize or dict(mean=[0.], std=[1.])
         for k in ('mean', 'std'): self.register_buffer(k, torch.tensor(stats[k]).view(1, -1, 1, 1).to(engine.device))
     def forward(self,
-        image:torch.Tensor, # (B, 3, H, W) from 0 to 1
+        image:torch.Tensor, # (B, channels, H, W) from 0 to 1
     ) -> tuple: # n_levels tensors (B, K_l, H, W), coarse to fine
         "Normalise, run, sum up the tree."
         out = padded_forward(self.model, (image - self.mean) / self.std)
@@ -79,7 +79,8 @@ def description(
 ) -> dict: # Plain values
     "What a file says of itself: enough to predict with it and nothing else."
     spec = predictor.spec.config if isinstance(predictor.spec, Selector) else predictor.spec
-    images = dict(size=predictor.size, method=predictor.method, resample=predictor.resample, fixed_size=fixed_size)
+    images = dict(size=predictor.size, method=predictor.method, resample=predictor.resample, fixed_size=fixed_size,
+                  in_channels=predictor.channels, fill=predictor.fill)
     return dict(version=hierseg.__version__, taxonomy=predictor.taxonomy.to_yaml(), **images, selector=spec,
                 sums_leaves=predictor.engine.sums_leaves, name=predictor.name)
 
@@ -112,7 +113,8 @@ def traced(
 ) -> torch.export.ExportedProgram:
     "The exported program of a predictor's graph."
     module, (b, h, w) = LevelModule(predictor.engine).eval(), trial_shapes(predictor, fixed_size)[-1]
-    x, dynamic = torch.rand(b, 3, h, w, device=predictor.engine.device), torch.export.Dim.DYNAMIC
+    x = torch.rand(b, predictor.channels, h, w, device=predictor.engine.device)
+    dynamic = torch.export.Dim.DYNAMIC
     shapes = {0: dynamic} if fixed_size else {0: dynamic, 2: dynamic, 3: dynamic}
     with torch.no_grad(), quietly():
         module(x)      # tables that depend on the tree are made from real tensors, before the tracing
@@ -129,7 +131,8 @@ class Trials:
         fixed_size:tuple|None=None, # (height, width) where the graph takes no other
     ):
         g, module = torch.Generator().manual_seed(0), LevelModule(predictor.engine).eval()
-        self.images = [torch.rand(b, 3, h, w, generator=g) for b, h, w in trial_shapes(predictor, fixed_size)]
+        n, shapes = predictor.channels, trial_shapes(predictor, fixed_size)
+        self.images = [torch.rand(b, n, h, w, generator=g) for b, h, w in shapes]
         with torch.no_grad(): said = [module(x.to(predictor.engine.device)) for x in self.images]
         self.answers, self.fixed_size = [[o.cpu().numpy() for o in levels] for levels in said], fixed_size
     def agreement(self,
@@ -201,7 +204,7 @@ def export_onnx(
         onnx.save(proto, tmp)
         session = OnnxEngine(tmp, 1).session
         worst = trials.agreement(lambda x: session.run(outputs, {'image': x.numpy()}), tolerance, path)
-    shape = 'batch, 3, height, width' if size is None else f'batch, 3, {size[0]}, {size[1]}'
+    shape = ', '.join(map(str, ('batch', p.channels, *(size or ('height', 'width')))))
     if say: say(trials.report(path, f"input image ({shape}), outputs {', '.join(outputs)}", worst))
     return path
 

@@ -140,7 +140,8 @@ class ConsoleProgress(Callback):
     order = 60
     def __init__(self,
         file:io.TextIOBase|None=None, # Where the lines go; standard output by default
-    ): self.file, self.bar, self.old_logger, self.widths = file, None, None, []
+        before:int=0, # Epochs of earlier trainings in the folder, which are counted on from
+    ): self.file, self.before, self.bar, self.old_logger, self.widths = file, before, None, None, []
 
     def before_fit(self):
         self.began = self.first = self.warm = None
@@ -176,7 +177,8 @@ class ConsoleProgress(Callback):
         print(said, file=sys.stderr, flush=True)
     def _open_bar(self):
         phase = 'train' if self.training else 'valid'
-        what = f"epoch {self.epoch + 1}/{self.n_epoch} {phase}" if hasattr(self, 'epoch') else phase
+        what = phase
+        if hasattr(self, 'epoch'): what = f"epoch {self.before + self.epoch + 1}/{self.before + self.n_epoch} {phase}"
         self.bar = tqdm(total=len(self.dl), desc=what, leave=False, disable=None, file=sys.stderr)
     def _close_bar(self):
         if self.bar is not None: self.bar.close()
@@ -185,6 +187,7 @@ class ConsoleProgress(Callback):
         if len(values) <= 2: return
         done, todo = self.epoch + 1 - self.first, self.n_epoch - self.epoch - 1
         left = duration((time.monotonic() - self.began) / done * todo)
+        values = [self.before + values[0], *values[1:]]
         self._say([*(f'{v:.4f}' if isinstance(v, float) else str(v) for v in values), left])
 
 def _shorter(model):
@@ -220,7 +223,7 @@ def train_experiment(
     keeper = ExperimentCallback(folder=folder, monitor=monitor, resume=start + before > 0, checkpoints=checkpoints,
                                 resumable=True, **written)
     watchers = _watchers(score_selectors, triples_every, ema, precision)
-    shown = [] if rank_distrib() else [ConsoleProgress()]             # of several processes the first one speaks
+    shown = [] if rank_distrib() else [ConsoleProgress(before=before)]      # of several processes the first one speaks
     cbs = [SeedEpochs(seed, before), *shown, keeper, *watchers, *(cbs or [])]
     together = learn.distrib_ctx() if num_distrib() > 1 else nullcontext()
     with learn.removed_cbs(learn._grab_cbs(ProgressCallback)), together:

@@ -1,10 +1,12 @@
 "Experiments: what a run leaves behind, that it comes back to the bit, and what happens when training is cut short."
 import csv
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -470,3 +472,12 @@ def test_a_callback_that_resumes_appends_to_the_history(trained, new_learner, tm
     assert torch.equal(predictions(load_experiment(folder, learn.dls)), predictions(learn))
     with pytest.raises(ExperimentError, match='folder='):
         ExperimentCallback(resume=True)
+
+
+def test_the_lines_of_a_longer_training_count_on(trained, new_learner, tmp_path):
+    folder, lines = copy_of(trained[0], tmp_path / 'e'), io.StringIO()
+    learn = load_experiment(folder, new_learner().dls)
+    with redirect_stdout(lines):
+        resume_experiment(learn, folder, epochs=5)
+    assert [line.split()[0] for line in lines.getvalue().splitlines()] == ['epoch', '3', '4']
+    assert [r['epoch'] for r in read_history(folder)] == ['0', '1', '2', '3', '4']
