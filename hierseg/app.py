@@ -61,8 +61,8 @@ class Answers:
         most:int=1600, # Pixels of the longer side
     ):
         if predictor.channels != 3:
-            raise DataError(f"{predictor.name}: takes images of {predictor.channels} channels, and the app shows photographs; "
-                            "use `hierseg predict`")
+            raise DataError(f"{predictor.name}: takes images of {predictor.channels} channels, and the app shows "
+                            "photographs; use `hierseg predict`")
         self.predictor, self.most, self.taxonomy = predictor, most, predictor.taxonomy
         self.own = getattr(predictor.selector, 'name', None)
         self.selectors = list(dict.fromkeys([*([self.own] if self.own else []), *ARRAY_RULES]))

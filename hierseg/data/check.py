@@ -284,7 +284,9 @@ def _spread(values): return dict(min=int(min(values)), median=int(np.median(valu
 def _presence(leaves, taxonomy):
     "For each level, the number of images in which each class occurs, from (n_images, n_codes) counts."
     there = leaves.reshape(-1, taxonomy.n_codes) > 0
-    def images(up, n): return sum((np.bincount(up[row & (up >= 0)], minlength=n) > 0 for row in there), np.zeros(n, int))
+    def images(up, n):
+        each = (np.bincount(up[row & (up >= 0)], minlength=n) > 0 for row in there)
+        return sum(each, np.zeros(n, int))
     lift = taxonomy.lift_nodes[:, :taxonomy.n_codes]
     return [images(up, n).tolist() for up, n in zip(lift, taxonomy.n_classes)]
 

@@ -1,4 +1,6 @@
 "Tiles: the blend against the library tiler, the untiled answer, and rows read and written."
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tifffile
