@@ -35,7 +35,7 @@ def launch(*argv, n=2):
     port = free_port()
 
     def start(rank):
-        env = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=n, MASTER_ADDR='127.0.0.1', MASTER_PORT=port, OMP_NUM_THREADS=1,
+        env = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=n, MASTER_ADDR='127.0.0.1', MASTER_PORT=port, OMP_NUM_THREADS=1, CUDA_VISIBLE_DEVICES='',
                    HF_HUB_OFFLINE=1, NO_ALBUMENTATIONS_UPDATE=1, MPLBACKEND='agg', PYTHONPATH=os.pathsep.join(sys.path))
         command = [sys.executable, '-W', 'ignore', '-c', 'import sys; from hierseg.cli import main; sys.exit(main())', *map(str, argv)]
         return subprocess.Popen(command, env={**os.environ, **{k: str(v) for k, v in env.items()}}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -78,7 +78,7 @@ def test_ctrl_c_in_one_process_ends_all(people, tmp_path):
 LAUNCHERS = {
     'torchrun': lambda port: ['--nproc-per-node', '2', '--master-port', port],
 }
-ENV = dict(OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', NO_ALBUMENTATIONS_UPDATE='1', MPLBACKEND='agg')
+ENV = dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', HF_HUB_OFFLINE='1', NO_ALBUMENTATIONS_UPDATE='1', MPLBACKEND='agg')
 
 
 @pytest.fixture(params=LAUNCHERS)
