@@ -299,8 +299,10 @@ def table(header: list, rows: list) -> list[str]:
 def mean_rows(plan: dict, found: dict, split: str):
     "Arm and selector by level: mean over seeds, and the spread of the seeds."
     for arm in plan['arms']:
-        got = [r for (a, _), (r, _) in found.items() if a == arm]
-        for s in plan['selectors'] if got else ():
+        for s in plan['selectors']:
+            got = [r for (a, _), (r, _) in found.items() if a == arm and s in r[split]]
+            if not got:
+                continue
             m = np.array([r[split][s]['miou'] for r in got])
             spread = m.std(0, ddof=1) if len(m) > 1 else [None] * LEVELS
             cells = [f'{v:.3f}' + (f' ± {d:.3f}' if d is not None else '') for v, d in zip(m.mean(0), spread)]
@@ -313,7 +315,8 @@ def contrast_rows(plan: dict, found: dict):
     "What is asked, as differences with intervals; undecided where the interval holds 0."
     for c in plan['contrasts']:
         (arm_a, sel_a), (arm_b, sel_b) = c['of'], c['beside']
-        seeds = [s for a, s in found if a == arm_a and (arm_b, s) in found]
+        def has(arm, seed, sel): return (arm, seed) in found and sel in found[arm, seed][0]['val']
+        seeds = [s for a, s in found if a == arm_a and has(arm_a, s, sel_a) and has(arm_b, s, sel_b)]
         if not seeds:
             continue
         cells = []
