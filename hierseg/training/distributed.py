@@ -49,8 +49,8 @@ def agreed_rate(
     rates = [lr.start, lr.stop] if isinstance(lr, slice) else [lr]
     said = torch.tensor([math.nan if r is None else r for r in rates], dtype=torch.float64, device=_meeting_place())
     torch.distributed.broadcast(said, 0)
-    rates = [None if math.isnan(r) else r for r in said.tolist()]
-    return slice(*rates) if isinstance(lr, slice) else rates[0]
+    found = said.tolist()
+    return slice(*(None if math.isnan(r) else r for r in found)) if isinstance(lr, slice) else found[0]
 
 # %% ../../nbs/09d_training.distributed.ipynb #073fc458
 class StopTogether:
