@@ -65,7 +65,8 @@ class Answers:
                             "photographs; use `hierseg predict`")
         self.predictor, self.most, self.taxonomy = predictor, most, predictor.taxonomy
         self.own = getattr(predictor.selector, 'name', None)
-        self.selectors = list(dict.fromkeys([*([self.own] if self.own else []), *ARRAY_RULES]))
+        own = [self.own] if self.own else []
+        self.selectors = list(dict.fromkeys([*own, *predictor.fitted, *ARRAY_RULES]))
     def ask(self,
         image:Image.Image|None, # A photograph
         selector:str, # Name of the rule that chooses classes

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hierseg
-from .config import SCHEDULE, TREE_FILES, TrainConfig, find_tree, read_train_config
+from .config import FITTED_SELECTORS, SCHEDULE, TREE_FILES, TrainConfig, find_tree, read_train_config
 from .core import remove_temporary, without_none, write_atomic
 
 # %% auto #0
@@ -298,7 +298,8 @@ def _add_validate(p):
     p.add_argument('--ids', metavar='F',
                    help="file of image ids; the experiment's validation ids by default, all images of another DATA")
     p.add_argument('--any-tree', action='store_true', help="score another DATA even if its class tree differs")
-    p.add_argument('--selectors', default='simple,smart', help="which to score, separated by commas")
+    p.add_argument('--selectors', metavar='S,…',
+                   help="which to score; simple,smart by default, and those that hierseg calibrate fitted")
     p.add_argument('--reduction', default='pooled', choices=['pooled', 'image', 'original'],
                    help="pooled over all pixels, mean over images, or as the original study counted")
     p.add_argument('--at', choices=['native', 'input'], default='native',
@@ -322,14 +323,24 @@ def _run_validate(args):
     learn = load_experiment(args.experiment, weights=args.weights)
     where = _given(args, *_DATA_OPTIONS)
     pairs = pairs_of_experiment(args.experiment, args.data, args.ids, **where, any_tree=args.any_tree)
+    selectors = _names(args.selectors or ','.join(['simple,smart', *(learn.fitted.selectors if learn.fitted else ())]))
+    own = is_own_data(args.experiment, args.data)
+    if own and learn.fitted: _warn_of_fitted(pairs, selectors, learn.fitted)
     with _bar('scoring', len(pairs)) as progress:
-        report = evaluate(learn, pairs, _names(args.selectors), args.at == 'native', args.bs, progress).report()
+        report = evaluate(learn, pairs, selectors, args.at == 'native', args.bs, progress).report()
     report = dict(weights=args.weights, at=args.at, **report)
     print(report_text(report, learn.taxonomy, args.at, args.reduction))
-    own = args.ids is None and is_own_data(args.experiment, args.data)
+    own = own and args.ids is None
     if own: remove_temporary(args.experiment)
     files = [args.experiment/_scores_name(args)]*own + [args.json]*bool(args.json)
     _each(*(lambda f=f: _write_json(f, report) for f in files))
+
+def _warn_of_fitted(pairs, selectors, fitted):
+    "Say which of the images are those that a selector was fitted on."
+    same = {p.stem for p in pairs} & set(map(str, fitted.report.get('ids') or ()))
+    if same and {*selectors} & {*FITTED_SELECTORS}:
+        print(f"hierseg: {len(same)} of these images are of those that iou and iou_path were fitted on: "
+              "their scores say less", file=sys.stderr)
 
 def _names(text): return [s.strip() for s in text.split(',') if s.strip()] or ['simple']
 
@@ -352,8 +363,8 @@ def _validate_all(args):
     levels = [tax.level_index(l.strip()) for l in args.levels.split(',')] if args.levels else None
     pairs = pairs_of_experiment(args.experiment, args.data, args.ids, **_given(args, *_DATA_OPTIONS))
     with _bar('scoring') as progress:
-        native = args.at == 'native'
-        table = score_checkpoints(args.experiment, pairs, _names(args.selectors), native, args.bs, progress)
+        native, selectors = args.at == 'native', _names(args.selectors or 'simple,smart')
+        table = score_checkpoints(args.experiment, pairs, selectors, native, args.bs, progress)
     shown = [c for c in table if c == 'epoch' or c.startswith('miou_image_') and '_se_' not in c]   # as the picture
     print(f"mIoU, mean over images, at {args.at} size, {len(pairs)} images (checkpoints.csv has it pooled, too)\n")
     print(f"{markdown_table(table[shown])}\n")
@@ -362,10 +373,38 @@ def _validate_all(args):
           lambda: save_figure(plot_checkpoints(table, tax, levels), out/'checkpoints.png'))
     print(f"{out/'checkpoints.csv'}\n{out/'checkpoints.png'}")
 
+# %% ../nbs/12_cli.ipynb #0c825c0c
+def _add_calibrate(p):
+    p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote")
+    p.add_argument('data', nargs='?', type=Path, metavar='DATA',
+                   help=f"{_DATA_HELP} (the experiment's own by default; of another one all images)")
+    _add_options(p, _DATA_OPTIONS)
+    p.add_argument('--ids', metavar='F', help="file of image ids that were not trained on, instead of the hold-out")
+    p.add_argument('--seen', action='store_true', help="fit on images that were trained on, where there are no others")
+    p.add_argument('--weights', default='model', metavar='W', help=_WEIGHTS_HELP)
+    p.add_argument('--bs', type=_positive, help="batch size; that of the training by default")
+    p.add_argument('--json', type=Path, metavar='F', help="also write everything as JSON")
+
+def _run_calibrate(args):
+    "hierseg calibrate"
+    from hierseg.training.calibrate import calibration_file
+    from hierseg.training.run import calibrate_experiment
+    where = _given(args, *_DATA_OPTIONS)
+    fitted = calibrate_experiment(args.experiment, args.data, args.ids, args.seen, args.weights, args.bs, **where)
+    r = fitted.report
+    print(f"fitted on {r['fitted']} images ({r['images']}), scored on {r['scored']} others of them, "
+          f"at the network's size\n\n{fitted.scores()}\n")
+    print(calibration_file(args.experiment, args.weights))
+    if args.json: _write_json(args.json, fitted.to_dict())
+    print("use it with --selector iou, or iou_path for answers on one path; predict --probs --calibrated",
+          file=sys.stderr)
+
 # %% ../nbs/12_cli.ipynb #55357bfa
 def _add_compare(p):
     p.add_argument('experiments', nargs='+', type=Path, metavar='EXPERIMENT', help="folders that training wrote")
     p.add_argument('--sort', metavar='COLUMN', help="sort by this column instead of the finest level's best mIoU")
+    p.add_argument('--selector', metavar='S',
+                   help="whose scores at native size, of those that hierseg validate left; by default each one's own")
     p.add_argument('--csv', type=Path, metavar='F', help="also write the table as CSV")
     p.add_argument('--out', type=Path, metavar='DIR', help="also draw the validation curves: DIR/comparison.png")
 
@@ -373,7 +412,7 @@ def _run_compare(args):
     "hierseg compare"
     from hierseg.evaluation.comparison import compare_experiments, markdown_table, plot_comparison
     from hierseg.plotting.pictures import save_figure
-    table = compare_experiments(args.experiments, args.sort)
+    table = compare_experiments(args.experiments, args.sort, args.selector)
     print(markdown_table(table))
     for note in table.attrs['notes']: print(f"hierseg: {note}", file=sys.stderr)
     def write(): write_atomic(args.csv, table.to_csv(index=False))
@@ -389,13 +428,15 @@ def _add_predict(p):
     p.add_argument('images', nargs='+', metavar='IMAGES', help="image files, folders of them, or patterns")
     p.add_argument('--out', type=Path, required=True, metavar='DIR', help="where the masks go")
     p.add_argument('--resume', action='store_true', help="skip images whose answers are there already")
-    p.add_argument('--selector', help="instead of the experiment's own")
+    p.add_argument('--selector', help="instead of the experiment's own; iou or iou_path after hierseg calibrate")
     p.add_argument('--weights', default='model', metavar='W', help=_WEIGHTS_HELP)
     p.add_argument('--bs', type=_positive, default=TrainConfig.bs, help="batch size")
     g = p.add_argument_group('what is written beside the mask')
     g.add_argument('--levels', action='store_true',
                    help="one mask for each level, and classes.json that says what its ids stand for")
     g.add_argument('--probs', action='store_true', help="the probabilities of every level, as .npz")
+    g.add_argument('--calibrated', action='store_true',
+                   help="with --probs: with the temperatures that hierseg calibrate fitted, level by level")
     g.add_argument('--area', action='store_true', help="area.csv: pixels and share of each class of each level")
     g.add_argument('--no-overlay', action='store_true', help="no pictures to look at")
     g.add_argument('--no-legend', action='store_true', help="pictures without the legend")
@@ -416,9 +457,11 @@ def _predictor_of(args):
 def _run_predict(args):
     "hierseg predict"
     from hierseg.evaluation.writing import list_images, write_predictions
+    if args.calibrated and not args.probs: raise UsageError("--calibrated says how --probs is meant: give both")
     images = list_images(args.images)
     predictor = _predictor_of(args)
     how = {k: getattr(args, k) for k in ('levels', 'probs', 'area', 'resume', 'tile', 'overlap', 'scale', 'bs')}
+    if args.calibrated: how['probs'] = 'calibrated'
     how |= dict(overlays=not args.no_overlay, legend=not args.no_legend, looks=True if args.tta else None)
     with _bar('predicting', len(images)) as progress:
         written = write_predictions(predictor, images, args.out, progress=progress, **how)
@@ -433,14 +476,15 @@ def _add_export(p):
     p.add_argument('experiment', type=Path, metavar='EXPERIMENT', help="folder that training wrote")
     p.add_argument('--onnx', type=Path, metavar='F', help="write this .onnx file")
     p.add_argument('--torch', type=Path, metavar='F', help="write this .pt2 file, for torch.export")
+    p.add_argument('--selector', help="the rule that the file chooses by; the experiment's own by default")
     p.add_argument('--weights', default='model', metavar='W', help=_WEIGHTS_HELP)
 
 def _run_export(args):
     "hierseg export"
     if not (args.onnx or args.torch): raise UsageError("export: name a file with --onnx F or --torch F")
     from hierseg.export.onnx import export_onnx, export_torch
-    if args.onnx: export_onnx(args.experiment, args.onnx, args.weights)
-    if args.torch: export_torch(args.experiment, args.torch, args.weights)
+    if args.onnx: export_onnx(args.experiment, args.onnx, args.weights, selector=args.selector)
+    if args.torch: export_torch(args.experiment, args.torch, args.weights, selector=args.selector)
 
 # %% ../nbs/12_cli.ipynb #6debdb0f
 def _add_app(p):
@@ -519,6 +563,8 @@ _COMMANDS = dict(
     lr=("find a learning rate", "hierseg lr DATA --size 128 --out lr.png", _run_lr, _add_lr),
     validate=("score an experiment on every level of the tree",
               "hierseg validate runs/first --json scores.json", _run_validate, _add_validate),
+    calibrate=("fit selectors and temperatures to a trained model, on images kept out of its training",
+               "hierseg calibrate runs/first", _run_calibrate, _add_calibrate),
     predict=("write masks for images",
              "hierseg predict runs/first photos/*.jpg --out masks --levels", _run_predict, _add_predict),
     export=("write a model for other programs: ONNX, torch.export",

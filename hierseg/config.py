@@ -20,9 +20,9 @@ from .core import ExperimentError, last_name, parse_yaml, read_yaml
 # %% auto #0
 __all__ = ['model_arguments', 'image_size', 'MAX_LR', 'learning_rate', 'kept_checkpoints', 'words', 'numbers', 'base_losses',
            'weighting', 'augmentation', 'statistics', 'encoder_weights', 'resampler', 'WHERE', 'MODEL', 'PREPARATION',
-           'SCHEDULE', 'LR_SCRATCH', 'LR_GENTLE', 'TREE_FILES', 'Check', 'whole_number', 'number_between', 'text',
-           'one_of', 'named', 'Option', 'option', 'mapping_or_file', 'TrainConfig', 'checked_values',
-           'read_train_config', 'merge', 'to_mapping', 'find_tree']
+           'SCHEDULE', 'LR_SCRATCH', 'LR_GENTLE', 'FITTED_SELECTORS', 'TREE_FILES', 'Check', 'whole_number',
+           'number_between', 'text', 'one_of', 'named', 'Option', 'option', 'mapping_or_file', 'TrainConfig',
+           'checked_values', 'read_train_config', 'merge', 'to_mapping', 'find_tree']
 
 # %% ../nbs/02_config.ipynb #0a47b5e9
 @dataclass(frozen=True)
@@ -243,6 +243,7 @@ def mapping_or_file(
 # %% ../nbs/02_config.ipynb #0d45e833
 WHERE, MODEL, PREPARATION, SCHEDULE = 'data and split', 'model and loss', 'data preparation', 'schedule'
 LR_SCRATCH, LR_GENTLE = 1e-2, 1e-3      # where no learning rate is given; see below
+FITTED_SELECTORS = ('iou', 'iou_path')    # fitted to a trained model, so no training begins with them
 
 @dataclass
 class TrainConfig:
@@ -262,6 +263,8 @@ class TrainConfig:
         "the same for validation", section='data', metavar='F')
     valid_pct:float|None = option(None, WHERE, number_between(0, 1, 'a fraction between 0 and 1'),
         "share of images held back where no ids are given", section='data', metavar='P', shown='0.2')
+    holdout:float|None = option(None, WHERE, number_between(0, 1, 'a fraction between 0 and 1'),
+        "share of the training images kept out of training, for `hierseg calibrate`", section='data', metavar='P')
 
     arch:str|None = option('unet', MODEL, text('the name of a model'),
         "unet, unet_small, segnet, or a decoder of segmentation_models_pytorch with --encoder")

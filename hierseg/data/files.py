@@ -27,7 +27,7 @@ from ..taxonomy.tree import MAX_ID
 __all__ = ['IMAGE_SUFFIXES', 'MASK_SUFFIXES', 'IMAGE_FOLDERS', 'MASK_FOLDERS', 'TRAIN_FOLDERS', 'VALID_FOLDERS', 'SPLIT_FOLDERS',
            'TRAIN_ID_FILES', 'VALID_ID_FILES', 'max_pixels', 'load_picture', 'to_rgb', 'image_channels', 'read_image',
            'read_mask', 'Pair', 'find_files', 'unpaired', 'unknown_stems', 'find_pairs', 'write_ids', 'read_ids',
-           'random_split', 'choose_split', 'split_problems', 'split_pairs']
+           'random_split', 'choose_split', 'split_problems', 'split_pairs', 'hold_out']
 
 # %% ../../nbs/04_data.files.ipynb #b79afc22
 def fits(
@@ -624,3 +624,17 @@ def split_pairs(
     lacking = unpaired(i, m) if everything else unknown_stems(used, i, m, 'the split')
     _raise_first(split_problems(t, v) + twice + lacking)
     return tuple([Pair(s, i[s], m[s]) for s in stems] for stems in (t, v))
+
+# %% ../../nbs/04_data.files.ipynb #614620b5
+@checked
+def hold_out(
+    train:list, # `Pair`s to train on
+    share:float, # Fraction of them, between 0 and 1
+    seed:int|None=42, # Same seed and images, same hold-out
+) -> tuple: # `Pair`s to train on and `Pair`s kept out of training, both in their order
+    "Cut a hold-out from the training images, one at least; raises `DataError` where that cannot be."
+    if not 0 < share < 1: raise DataError(f"holdout={share!r}: give a fraction between 0 and 1")
+    if len(train) < 2:
+        raise DataError("the hold-out is cut from the training images, and there is only one; add images")
+    held = set(random_split([p.stem for p in train], share, seed)[1])
+    return [p for p in train if p.stem not in held], [p for p in train if p.stem in held]

@@ -34,7 +34,7 @@ from ..core import DataError, without_none
 from ..taxonomy.tree import Taxonomy
 from ..taxonomy.tensors import plain_tensor
 from ..config import TrainConfig
-from .files import Pair, checked, image_channels, random_split, read_image, read_mask, split_pairs
+from .files import Pair, checked, hold_out, image_channels, random_split, read_image, read_mask, split_pairs
 from .transforms import (FitPair, MEAN_COLOR, augment_presets, augmentation_config, create_augmentation,
                                      fill_color, height_width, is_whole, METHODS, resampler_name)
 from .check import image_size, leaf_counts, size_line
@@ -354,7 +354,8 @@ def _of_the_data(given, train):
 
 # %% ../../nbs/04d_data.loaders.ipynb #23234e30
 class HierDataLoaders(DataLoaders):
-    "Images and masks with a taxonomy; beside fastai's attributes: `taxonomy`, `data_config`, `split_ids`, `items`."
+    "Images and masks with a taxonomy; beside fastai's: `taxonomy`, `data_config`, `split_ids`, `items`, `holdout`."
+    holdout = ()
     @classmethod
     def _build(cls, train, valid, taxonomy, path, config, augment, device=None, **kwargs):
         taxonomy, channels = as_taxonomy(taxonomy), config.get('in_channels')
@@ -387,6 +388,7 @@ class HierDataLoaders(DataLoaders):
         taxonomy:Taxonomy|dict|str|Path, # The tree, a mapping or a YAML file
         path:str|Path='.', # Where a learner keeps its files
         device=None, # fastai's default device by default
+        holdout:list|None=None, # `Pair`s kept out of training, to fit a selector or a temperature on
         **kwargs # Also `shuffle`, `drop_last`, `val_bs`, `pin_memory`, `persistent_workers` of the loader
     ): # `HierDataLoaders`; `DataError` with the name of what does not fit
         "Loaders of pairs that are split already."
@@ -394,7 +396,18 @@ class HierDataLoaders(DataLoaders):
         if not train or not valid:
             raise DataError(f"the {'validation' if train else 'training'} split is empty: it lists no image")
         config, augment = _of_the_data(given, train), given.get('augment', TrainConfig.augmentations)
-        return cls._build(train, valid, taxonomy, path, config, augment, device, **dl_args)
+        dls = cls._build(train, valid, taxonomy, path, config, augment, device, **dl_args)
+        return dls.keep_out(holdout) if holdout else dls
+
+    def keep_out(self,
+        pairs:list, # `Pair`s that are in neither split; raises `DataError` for one that is
+    ): # The object itself
+        "Note images that are kept out of training: `dls.holdout`, and their ids under `split_ids`."
+        used = {p.stem for p in self.items if isinstance(p, Pair)}
+        both = next((p.stem for p in pairs if p.stem in used), None)
+        if both is not None: raise DataError(f"{both}: is in the hold-out and in a split; take it out of one of them")
+        self.holdout, self.split_ids = list(pairs), {**self.split_ids, 'holdout': [p.stem for p in pairs]}
+        return self
 
     @property
     def items(self) -> list:
@@ -417,11 +430,13 @@ def from_folder(cls:HierDataLoaders,
     train:str|None=None, # Sub-folder to train on
     valid:str|None=None, # Sub-folder to validate on
     device=None, # fastai's default device by default
+    holdout:float|None=None, # Fraction of the training images to keep out of training: `dls.holdout`
     **kwargs
 ): # `HierDataLoaders`; `DataError` with the name of the file or id that does not fit
     "Loaders of a folder of images and a folder of masks."
-    split = split_pairs(path, images, masks, train_ids, valid_ids, valid_pct, seed, train, valid)
-    return cls.from_pairs(*split, taxonomy, path=path, device=device, seed=seed, **kwargs)
+    train, valid = split_pairs(path, images, masks, train_ids, valid_ids, valid_pct, seed, train, valid)
+    train, held = (train, None) if holdout is None else hold_out(train, holdout, seed)
+    return cls.from_pairs(train, valid, taxonomy, path=path, device=device, holdout=held, seed=seed, **kwargs)
 
 # %% ../../nbs/04d_data.loaders.ipynb #409dc481
 @patch(cls_method=True)
@@ -435,10 +450,12 @@ def from_ids(cls:HierDataLoaders,
     images:str|Path|None=None, # Folder of images in it
     masks:str|Path|None=None, # Folder of masks in it
     device=None, # fastai's default device by default
+    holdout:float|None=None, # Fraction of the training images to keep out of training: `dls.holdout`
     **kwargs
 ): # `HierDataLoaders`
     "Loaders of the listed images of a folder."
-    return cls.from_folder(path, taxonomy, images, masks, train_ids, valid_ids, device=device, **kwargs)
+    more = dict(device=device, holdout=holdout, **kwargs)
+    return cls.from_folder(path, taxonomy, images, masks, train_ids, valid_ids, **more)
 
 # %% ../../nbs/04d_data.loaders.ipynb #cc47e3fd
 def _column(df, col):

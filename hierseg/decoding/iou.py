@@ -40,6 +40,8 @@ class IoUClassSelector(Selector, name='iou'):
         path:bool=False, # One path of the tree for each pixel, rather than the best class of each level
     ): # Raises `ValueError` where the numbers do not fit the tree
         super().__init__(taxonomy, head)
+        self.needs_fit = iou is None
+        if path: self.name = 'iou_path'
         self.path, self.iou, self.union = path, self._levels(iou, 'iou'), self._levels(union, 'union')
         if (iou is None) != (union is None): raise ValueError("IoUClassSelector: give both iou and union, or neither")
         if union is not None and min(u.min() for u in self.union) <= 0:
@@ -62,7 +64,7 @@ class IoUClassSelector(Selector, name='iou'):
     ) -> list[torch.Tensor]: # n_levels tensors of the same shapes, background 0
         "What each class of each level gains by the pixel; raises `ValueError` before the selector is fitted."
         if self.iou is None:
-            raise ValueError("the IoU selector is not fitted; fit it on a hold-out with fit_iou_selector")
+            raise ValueError("the IoU selector is not fitted; fit it on a hold-out: learn.calibrate()")
         out = [iou_gain(full_precision(p), *map(torch.from_numpy, uj)) for p, *uj in zip(levels, self.iou, self.union)]
         bg = self.taxonomy.bg_index
         for s in out if bg is not None else (): s[:, bg] = 0

@@ -136,7 +136,7 @@ def _same_level(a, l, b, m):
 def _classes(taxonomy, l): return {c: frozenset(taxonomy.ids_of(l, c)) for c in taxonomy.level_classes[l]}
 
 # %% ../../nbs/10e_evaluation.comparison.ipynb #ac4eb027
-def _row(name, folder, levels):
+def _row(name, folder, levels, selector=None):
     "One experiment's row."
     rows = read_history(folder)
     if not rows:
@@ -144,15 +144,18 @@ def _row(name, folder, levels):
     best = {l: (best_epochs(rows, f'miou_{own}') or [None])[0] for l, own in levels.items()}
     last = {f'last_{l}': to_number(rows[-1].get(f'miou_{own}')) for l, own in levels.items()}
     at_best = {f'best_{l}': np.nan if i is None else to_number(rows[i][f'miou_{levels[l]}']) for l, i in best.items()}
-    return {'name': name, **_described(folder), 'epochs': len(rows), **last, **at_best, **_native(folder, levels)}
+    return {'name': name, **_described(folder), 'epochs': len(rows), **last, **at_best,
+            **_native(folder, levels, selector)}
 
-def _native(folder, levels):
-    "Pooled scores at native size of the experiment's own selector, where `hierseg validate` has left them."
+def _native(folder, levels, selector=None):
+    "Pooled scores at native size of a selector, the experiment's own by default, where `hierseg validate` left them."
     path = Path(folder)/'scores.json'
     if not path.is_file(): return {}
     try:
         by = json.loads(path.read_text(encoding='utf-8'))['selectors']
         own = by.get(_name_of(read_config(folder).get('selector', 'simple'))) or next(iter(by.values()))
+        if selector is not None: own = by.get(selector)
+        if own is None: return {}
         return {f'native_{name}': own['levels'][l]['miou'] for name, l in levels.items()}
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
         raise ExperimentError(f"{path}: holds no scores; write it again with hierseg validate") from None
@@ -162,19 +165,20 @@ def _native(folder, levels):
 def compare_experiments(
     experiments:list, # Their folders; the first one's tree makes the columns
     sort:str|None=None, # Column to sort by; the finest level's best mIoU by default
+    selector:str|None=None, # Whose scores at native size; each experiment's own by default
 ) -> pd.DataFrame: # Best first; `.attrs['notes']` says what cannot be compared
     "Experiments side by side: what they are, and mIoU of every level: last, best, and at native size where scored."
     named = unique_names(experiments)
     if not named: raise ExperimentError("there are no experiments to compare")
     first, common = _trees(named)
-    table = pd.DataFrame([_row(n, f, common[n]) for n, f in named.items()])
+    table = pd.DataFrame([_row(n, f, common[n], selector) for n, f in named.items()])
     scores = [f'{k}_{l}' for k in ('last', 'best', 'native') for l in first.level_names]
     table = table.reindex(columns=[c for c in table if c not in scores] + [c for c in scores if c in table])
     sort = sort or f'best_{first.level_names[-1]}'
     if sort not in table: raise ExperimentError(f"sort: {sort} is no column; there are {', '.join(table)}")
     up = not pd.api.types.is_float_dtype(table[sort])
     table = table.sort_values(sort, ascending=up, na_position='last', kind='stable', ignore_index=True)
-    table.attrs['notes'] = list(_notes(named, first, common))
+    table.attrs['notes'] = list(_notes(named, first, common, table, selector))
     return table
 
 def _trees(named):
@@ -183,7 +187,12 @@ def _trees(named):
     first = next(iter(trees.values()))
     return first, {n: _common_levels(t, first) for n, t in trees.items()}
 
-def _notes(named, first, common):
+def _notes(named, first, common, table, selector):
+    if selector is None: return
+    yield f"native_…: with the selector {selector}; last_… and best_…: as each was trained"
+    for name, *scores in table.filter(regex='^name$|^native_').itertuples(index=False):
+        if all(map(pd.isna, scores)):
+            yield f"{name}: has no scores of {selector}; hierseg validate {name} --selectors simple,{selector}"
     for n, levels in common.items():
         gone = [l for l in first.level_names if l not in levels]
         if gone: yield f"{n}: has other classes than {next(iter(named))} on {', '.join(gone)}; these cells are empty"

@@ -19,10 +19,12 @@ from ..core import ExperimentError, one_line
 from ..data.transforms import Fit
 from ..decoding.heads import Head
 from ..decoding.selectors import Selector, get_selector
+from ..decoding.temperature import temper
 from ..losses.factory import loss_from_config
 from ..models.zoo import model_from_config
 from ..taxonomy.tensors import aggregate_probs
 from ..taxonomy.tree import Taxonomy
+from ..training.calibrate import read_fitted
 from ..training.folder import load_weights, read_config, weights_files, what_there_is
 
 # %% auto #0
@@ -118,6 +120,12 @@ class TorchEngine:
     ) -> list: # n_levels int64 arrays (B, h, w), coarse to fine
         "One class at every level."
         return [self.to_numpy(m) for m in selector.select(levels, log=False)]
+    def temper(self,
+        levels:list, # Tensors (B, K_l, h, w) of probabilities
+        temperatures:list, # T of each level
+    ) -> list: # Tensors of the same shapes, each level summing to one
+        "Probabilities with a temperature for each level."
+        return temper(levels, temperatures)
 
 # %% ../../nbs/10b_evaluation.engine.ipynb #7c28d122
 def weights_file(
@@ -134,6 +142,13 @@ def _written_down(what, value, folder, name):
     if value and 'custom' not in str(value): return value
     raise ExperimentError(f"{folder}: {what} was the caller's own; pass it again: load_experiment(folder, {name}=…), "
                           "then HierPredictor.from_learner")
+
+# %% ../../nbs/10b_evaluation.engine.ipynb #12fc3428
+def fitted_config(
+    fitted, # A `FittedDecoding`, or None
+) -> dict: # Empty where nothing was fitted
+    "What was fitted, for a predictor's configuration."
+    return {} if fitted is None else dict(selectors=fitted.selectors, temperatures=fitted.temperatures)
 
 # %% ../../nbs/10b_evaluation.engine.ipynb #dc4fae8b
 def engine_of_experiment(
@@ -153,7 +168,8 @@ def engine_of_experiment(
     except (ValueError, TypeError, AttributeError) as e:
         raise ExperimentError(f"{folder/'config.yaml'}: {one_line(e)[:240]}") from None
     load_weights(model, weights_file(folder, weights))
-    return TorchEngine(model, head, cfg.get('normalize'), device), cfg
+    fitted = fitted_config(read_fitted(folder, taxonomy, weights))
+    return TorchEngine(model, head, cfg.get('normalize'), device), {**cfg, **fitted}
 
 # %% ../../nbs/10b_evaluation.engine.ipynb #dd5deac6
 def engine_of_learner(
@@ -164,4 +180,5 @@ def engine_of_learner(
     if config is None:
         raise ExperimentError("the learner's data was not made by HierDataLoaders, so how to prepare an image is "
                               "not known; build it with HierDataLoaders")
-    return TorchEngine(copy.deepcopy(learn.model), learn.head, config.get('normalize')), config
+    engine = TorchEngine(copy.deepcopy(learn.model), learn.head, config.get('normalize'))
+    return engine, {**config, **fitted_config(getattr(learn, 'fitted', None))}

@@ -100,7 +100,7 @@ def predict_masks(
     bs:int=8, # Images a batch
 ): # Yields (item, list of n_levels int64 arrays (H, W) of class indices), coarse to fine, at the photographs' sizes
     "The classes of every level for each image."
-    choose = get_selector(selector, learn.taxonomy, learn.head) if selector else learn.selector
+    choose = get_selector(learn.rule(selector), learn.taxonomy, learn.head) if selector else learn.selector
     for item, levels in predict_probs(learn, items, bs):
         yield item, [m[0].cpu().numpy() for m in choose.select(levels, log=False)]
 

@@ -83,8 +83,19 @@ def _min_cost(levels, taxonomy, cost=None):
     expected = np.einsum('bjhw,jk->bkhw', levels[-1], np.asarray(cost, np.float32))
     return _lifted(best_class(-expected), taxonomy)
 
+def _iou(levels, taxonomy, iou, union, path=False):
+    "The class whose IoU on a hold-out gains most, level by level or along a path; background gains nothing."
+    bg, gains = taxonomy.bg_index, []
+    for p, j, u in zip(levels, iou, union):
+        j, u = (np.asarray(o, np.float32).reshape(1, -1, 1, 1) for o in (j, u))
+        gains.append(((1 + j) * p - j) / u)
+        if bg is not None: gains[-1][:, bg] = 0
+    if not path: return [best_class(g) for g in gains]
+    scored = [g / np.float32(max(1, k - (bg is not None))) for g, k in zip(gains, taxonomy.n_classes)]
+    return _lifted(best_class(_path_sum(scored, taxonomy)), taxonomy)
+
 ARRAY_RULES = dict(simple=_simple, smart=_smart, topdown=_top_down, bestpath=_best_path, mincost=_min_cost)
-_NAMES = dict(simple='Simple', smart='Smart', topdown='TopDown', bestpath='BestPath', mincost='MinCost')
+_NAMES = dict(simple='Simple', smart='Smart', topdown='TopDown', bestpath='BestPath', mincost='MinCost', iou='IoU')
 _SHORT = {f'{v}ClassSelector': k for k, v in _NAMES.items()}
 
 # %% ../../nbs/10b_evaluation.onnx_engine.ipynb #8a7b4d3c
@@ -98,15 +109,17 @@ class ArraySelector:
         params = dict(spec) if isinstance(spec, dict) else dict(__class__=spec)
         name = params.pop('__class__', None)
         self.name, self.params, self.taxonomy, self.config = _SHORT.get(name, name), params, taxonomy, spec
-        if self.name not in ARRAY_RULES:
+        self.run = _iou if self.name == 'iou' and 'iou' in params else ARRAY_RULES.get(self.name)
+        if self.run is None:
             raise ValueError(f"selector {name!r} cannot be used without PyTorch; known are {', '.join(ARRAY_RULES)}")
-        self.leaf_only, self.consistent = self.name == 'simple', self.name != 'smart'
+        if self.name == 'iou' and params.get('path'): self.name = 'iou_path'
+        self.leaf_only, self.consistent = self.name == 'simple', self.name not in ('smart', 'iou')
     def __repr__(self): return f"ArraySelector({self.name})"
     def select(self,
         levels:list, # Arrays (B, K_l, h, w) of probabilities, coarse to fine
     ) -> list: # n_levels int64 arrays (B, h, w)
         "Classes at every level."
-        return ARRAY_RULES[self.name](levels, self.taxonomy, **self.params)
+        return self.run(levels, self.taxonomy, **self.params)
 
 # %% ../../nbs/10b_evaluation.onnx_engine.ipynb #fc0e1c0c
 FORMAT = 'hierseg'   # the key of the metadata
@@ -198,3 +211,10 @@ class OnnxEngine:
     ) -> list: # n_levels int64 arrays (B, h, w), coarse to fine
         "One class at every level."
         return selector.select(levels)
+    def temper(self,
+        levels:list, # Arrays (B, K_l, h, w) of probabilities
+        temperatures:list, # T of each level
+    ) -> list: # Arrays of the same shapes, each level summing to one
+        "Probabilities with a temperature for each level."
+        out = [(p / p.max(1, keepdims=True)) ** np.float32(1 / t) for p, t in zip(levels, temperatures)]
+        return [p / p.sum(1, keepdims=True) for p in out]

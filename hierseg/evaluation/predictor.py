@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ..core import DataError
+from ..config import FITTED_SELECTORS
 from ..data.files import image_channels, read_image
 from ..data.transforms import fill_color, fit_image, image_size_of, whole_fit
 from .onnx_engine import OnnxEngine
@@ -234,17 +235,19 @@ class HierPredictor:
     "Photographs to classes on every level; made by `from_experiment`, `from_learner` or `from_onnx`."
     def __init__(self,
         engine, # `TorchEngine` or `OnnxEngine`
-        config:dict, # size, method, resample, in_channels, normalize: how images are prepared
+        config:dict, # size, method, resample, in_channels, normalize; and what was fitted: selectors, temperatures
         selector='simple', # Name or config of the rule that chooses classes
         name:str='', # What to call it
     ):
         size = config.get('size')
-        self.engine, self.taxonomy, self.name, self.spec = engine, engine.taxonomy, name, selector
+        self.engine, self.taxonomy, self.name = engine, engine.taxonomy, name
+        self.fitted, self.temperatures = config.get('selectors') or {}, config.get('temperatures')
+        self.spec = self._spec(selector)
         self.size = None if size is None else (size, size) if isinstance(size, int) else tuple(size)
         self.method, self.resample = config.get('method', 'squash'), config.get('resample', 'lanczos')
         self.channels = config.get('in_channels') or 3
         self.fill = tuple(config.get('fill') or fill_color(config.get('normalize') or None, self.channels))
-        self.selector = engine.selector(selector)
+        self.selector = engine.selector(self.spec)
     def __repr__(self):
         size = 'its own size' if self.size is None else f"{self.size[1]}x{self.size[0]} pixels"
         classes = f"{self.taxonomy.n_leaves} leaves on {self.taxonomy.n_levels} levels"
@@ -254,7 +257,13 @@ class HierPredictor:
         selector=None, # Name or config; None for the predictor's own
     ): # The engine's selector
         "The rule that chooses classes."
-        return self.selector if selector is None else self.engine.selector(selector)
+        return self.selector if selector is None else self.engine.selector(self._spec(selector))
+    def _spec(self, selector):
+        "A selector, its numbers filled in where its name is that of one that was fitted."
+        if not isinstance(selector, str) or selector not in FITTED_SELECTORS: return selector
+        if selector in self.fitted: return self.fitted[selector]
+        raise DataError(f"{self.name or 'the model'}: the selector {selector!r} is not fitted to these weights yet; "
+                        "hierseg calibrate EXPERIMENT does it on a hold-out")
     def fit_of(self,
         picture:Image.Image|np.ndarray, # The photograph, from `open_picture`
         scale:float|None=None, # Network pixels for each of the photograph's; None for the size of the training
@@ -287,17 +296,28 @@ class HierPredictor:
                 for i, (p, f) in enumerate(zip(pictures, fits))]
     def decide(self,
         levels:list, # The engine's arrays (1, K_l, H, W), coarse to fine
-        probs:bool=False, # Keep the probabilities
+        probs:bool|str=False, # Keep the probabilities; 'calibrated': with the fitted temperatures
         selector=None, # Instead of the predictor's own
         source=None, # What was predicted
     ) -> Prediction:
         "Classes from probabilities."
-        kept = [self.engine.to_numpy(o)[0] for o in levels] if probs else None
+        temperatures = self.check_probs(probs)
+        shown = self.engine.temper(levels, temperatures) if temperatures else levels
+        kept = [self.engine.to_numpy(o)[0] for o in shown] if probs else None
         masks = [m[0] for m in self.engine.select(levels, self.rule(selector))]
         return Prediction(masks, self.taxonomy, kept, source if isinstance(source, (str, Path)) else None)
+    def check_probs(self,
+        probs:bool|str, # As `predict` takes it
+    ) -> list|None: # Temperatures, None for probabilities as they are; raises `DataError` where there are none to use
+        "The temperatures that probabilities are asked for with."
+        if isinstance(probs, str) and probs != 'calibrated':
+            raise DataError(f"probs={probs!r}: give True, or 'calibrated' for the fitted temperatures")
+        if not isinstance(probs, str): return None
+        if self.temperatures: return self.temperatures
+        raise DataError(f"{self.name or 'the model'}: has no temperatures; hierseg calibrate EXPERIMENT fits them")
     def predict(self,
         image, # A file, a Pillow image, an array uint8 (H, W, 3), or a tensor (3, H, W)
-        probs:bool=False, # Also the probabilities of every level
+        probs:bool|str=False, # Also the probabilities of every level; 'calibrated': with the fitted temperatures
         selector=None, # Instead of the predictor's own
         looks:Looks|bool|None=None, # Sizes and mirrors to look at; True for `Looks()`
         scale:float|None=None, # Network pixels for each of the photograph's; None fits it to the size of the training
@@ -309,7 +329,7 @@ class HierPredictor:
     def predict_many(self,
         images:Iterable, # Files, Pillow images, arrays or tensors
         bs:int=8, # Images a batch
-        probs:bool=False, # Also the probabilities of every level
+        probs:bool|str=False, # Also the probabilities of every level; 'calibrated': with the fitted temperatures
         selector=None, # Instead of the predictor's own
         looks:Looks|bool|None=None, # Sizes and mirrors to look at; True for `Looks()`
         scale:float|None=None, # Network pixels for each of the photograph's; None fits it to the size of the training

@@ -25,7 +25,7 @@ __all__ = ['evaluate', 'report_text']
 def evaluate(
     learn:HierLearner, # A learner, trained or loaded
     pairs:list, # `Pair`s of image and mask files, see `find_pairs`
-    selectors:list|tuple=('simple', 'smart'), # Which to score
+    selectors:list|tuple=('simple', 'smart'), # Which to score; 'iou' and 'iou_path' where they were fitted
     native:bool=True, # At the masks' own size; else at the network's input size
     bs:int=8, # Images a batch
     progress=None, # Called with (done, total)
@@ -36,12 +36,16 @@ def evaluate(
     if odd := [p for p in pairs if not hasattr(p, 'mask')]:
         raise DataError(f"evaluate: {odd[0]} is no pair of image and mask; find_pairs makes them")
     device = next(learn.model.parameters()).device
-    conf = LevelConfusion(learn.taxonomy, list(selectors), learn.head)
+    conf = LevelConfusion(learn.taxonomy, _rules(learn, selectors), learn.head)
     for i, (pair, (_, levels)) in enumerate(zip(pairs, predict_probs(learn, [p.image for p in pairs], bs, native))):
         target = _target(pair, learn, levels[-1].shape[-2:], native).to(device)
         conf.update({name: s.select(levels, log=False) for name, s in conf.selectors.items()}, target)
         if progress: progress(i + 1, len(pairs))
     return conf
+
+def _rules(learn, selectors):
+    "Name to selector, those that were fitted with their numbers."
+    return {s if isinstance(s, str) else s.name: learn.rule(s) for s in selectors}
 
 def _target(pair, learn, shape, native):
     "The encoded mask of a pair (1, H, W), at the size of the prediction."

@@ -429,7 +429,7 @@ def predict_tiled(self:HierPredictor,
     image, # A file, a Pillow image, an array uint8 (H, W, 3), or a tensor (3, H, W)
     tile:int=512, # Pixels of a tile
     overlap:int=128, # Pixels that neighbours share at least
-    probs:bool=False, # Also the probabilities of every level
+    probs:bool|str=False, # Also the probabilities of every level; 'calibrated': with the fitted temperatures
     selector=None, # Instead of the predictor's own
     looks:Looks|bool|None=None, # Sizes and mirrors to look at; True for `Looks()`
     scale:float=1., # Network pixels for each of the picture's
@@ -437,14 +437,15 @@ def predict_tiled(self:HierPredictor,
     progress:Callable|None=None, # Called with (done, total) tiles
 ) -> Prediction: # At the picture's own size
     "The classes of a picture in tiles, in memory; one tile's answer is that of `predict(image, scale=scale)`."
-    rule, n = self.rule(selector), self.taxonomy.n_classes
+    rule, n, temperatures = self.rule(selector), self.taxonomy.n_classes, self.check_probs(probs)
     with open_rows(image, self.channels) as rows:
         out = [np.empty(rows.shape, np.int64) for _ in n]
         kept = [np.empty((k, *rows.shape), np.float32) for k in n] if probs else None
         cut = dict(tile=tile, overlap=overlap, bs=bs, progress=progress)
-        for y, x, levels in tiled_levels(self, rows, rule, looks, scale, probs, **cut):
+        for y, x, levels in tiled_levels(self, rows, rule, looks, scale, bool(probs), **cut):
             h, w = levels[-1].shape[-2:]
             for o, m in zip(out, self.engine.select(levels, rule)): o[y:y + h, x:x + w] = m[0]
+            if temperatures: levels = self.engine.temper(levels, temperatures)
             for o, p in zip(kept or [], levels): o[:, y:y + h, x:x + w] = self.engine.to_numpy(p)[0]
     return Prediction(out, self.taxonomy, kept, image if isinstance(image, (str, Path)) else None)
 

@@ -108,12 +108,14 @@ def about_masks(
     selector=None, # Instead of the predictor's own
     scale:float|None=None, # As for `write_predictions`
     looks:Looks|bool|None=None, # As for `write_predictions`
+    probs:bool|str=False, # As for `write_predictions`
 ) -> dict: # Plain values
     "Who made a folder of masks, how, and what their numbers mean."
     rule = predictor.rule(selector)
+    temperatures = predictor.check_probs(probs)
     return dict(model=predictor.name, selector=getattr(rule, 'name', None) or type(rule).__name__, scale=scale,
-                looks=repr(Looks.of(looks)) if looks else None, void=[int(i) for i in predictor.taxonomy.ignore],
-                levels=classes_content(predictor.taxonomy))
+                looks=repr(Looks.of(looks)) if looks else None, calibration=temperatures,
+                void=[int(i) for i in predictor.taxonomy.ignore], levels=classes_content(predictor.taxonomy))
 
 def write_about(
     path:Path, # classes.json
@@ -227,7 +229,7 @@ class AnswerFiles:
         levels:bool=False, # Also one mask for each level
         overlays:bool=True, # Also the photograph under its prediction
         legend:bool=True, # Say on the overlay which colour is which
-        probs:bool=False, # Also the probabilities
+        probs:bool|str=False, # Also the probabilities, 'calibrated' or as the network made them
     ):
         self.names, self.levels = [file_name(n) for n in taxonomy.level_names] if levels else [], taxonomy.n_levels
         self.overlays, self.legend, self.probs = overlays, legend, probs
@@ -238,7 +240,7 @@ class AnswerFiles:
     @property
     def endings(self) -> list: # Of the files, in the order in which they are written
         "What is added to the photograph's name."
-        extra = ['_overlay.png'] * self.overlays + ['_probs.npz'] * self.probs
+        extra = ['_overlay.png'] * self.overlays + ['_probs.npz'] * bool(self.probs)
         return [*extra, *(f'_{n}.png' for n in self.names), '.png']
     def masks(self,
         files:list, # Of the `endings`
@@ -283,7 +285,7 @@ def write_predictions(
     levels:bool=False, # Also one mask for each level: NAME_level_1.png …
     overlays:bool=True, # Also the photograph under its prediction: NAME_overlay.png
     legend:bool=True, # Say on the overlay which colour is which
-    probs:bool=False, # Also NAME_probs.npz: an array (K_l, H, W) for each level, half precision
+    probs:bool|str=False, # Also NAME_probs.npz: (K_l, H, W) for each level, half precision; or 'calibrated'
     area:bool=True, # Also area.csv: pixels and share of each class of each level
     resume:bool=False, # Skip images whose answers are there
     selector=None, # Instead of the predictor's own
@@ -298,10 +300,11 @@ def write_predictions(
     "Write a mask of raw ids, at the photograph's own size, for each photograph."
     files, out, kinds = list_images(images), Path(out), AnswerFiles(predictor.taxonomy, levels, overlays, legend, probs)
     check_out_folder(out, files)
+    about = about_masks(predictor, selector, scale, looks, probs)
     names, result = output_names(files, out, kinds.endings), Written()
     out.mkdir(parents=True, exist_ok=True)
     remove_temporary(out)
-    write_about(out/'classes.json', about_masks(predictor, selector, scale, looks), resume)
+    write_about(out/'classes.json', about, resume)
     table = AreaTable(out/'area.csv', sum(predictor.taxonomy.n_classes), resume) if area else None
     def there(f): return resume and all(n.is_file() for n in names[f]) and (table is None or f.stem in table)
     result.skipped = [f for f in files if there(f)]

@@ -16,7 +16,7 @@ import hierseg
 import yaml
 from fastcore.basics import patch
 
-from ..core import ExperimentError, one_line, write_atomic
+from ..core import ExperimentError, one_line, read_yaml, write_atomic
 from ..evaluation.predictor import HierPredictor
 from ..taxonomy.tree import Taxonomy
 from ..training.folder import read_config, read_history
@@ -90,6 +90,8 @@ def model_card(
     predictor = f"predictor = HierPredictor.from_pretrained('{repo}')"
     lines = 'from hierseg.all import *', predictor, "predictor.predict('photo.jpg')"
     use = '\n'.join(lines)
+    if (Path(folder)/'calibration.yaml').is_file():
+        use += "\npredictor.predict('photo.jpg', selector='iou', probs='calibrated')     # fitted on a hold-out"
     parts = [f"---\n{card_front(rows, taxonomy, license)}---", f"# {Path(repo).name}", *([note] if note else []), does,
              f"```\n{taxonomy.tree()}\n```", f"## Scores\n\n{how}\n\n{score_table(rows, taxonomy)}",
              f"## Use\n\n```python\n{use}\n```"]
@@ -108,7 +110,7 @@ def _facts(folder, taxonomy):
 
 # %% ../../nbs/11a_export.hub.ipynb #3b31c53f
 SHARED = ('model.safetensors', 'best.safetensors', 'taxonomy.yaml', 'config.yaml', 'history.csv', 'scores.json',
-          'curves.png', 'README.md')
+          'calibration.yaml', 'calibration_best.yaml', 'curves.png', 'README.md')
 
 def bundle(
     folder:str|Path, # The experiment's folder
@@ -124,6 +126,8 @@ def bundle(
     out.mkdir(parents=True, exist_ok=True)
     for n in SHARED:
         if n not in ('config.yaml', 'README.md') and (folder/n).is_file(): shutil.copyfile(folder/n, out/n)
+    for n in ('calibration.yaml', 'calibration_best.yaml'):
+        if (out/n).is_file(): _without_ids(out/n)
     write_atomic(out/'config.yaml', yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     write_atomic(out/'README.md', card)
     return out
@@ -136,6 +140,11 @@ def empty_folder(
     if out.exists() and not out.is_dir(): raise ExperimentError(f"{out}: is a file; name a new folder")
     if out.exists() and any(out.iterdir()): raise ExperimentError(f"{out}: is not empty; name a new folder")
     return out
+
+def _without_ids(file):
+    "What was fitted, without the names of the images that it was fitted on."
+    found = {k: v for k, v in read_yaml(file, ExperimentError).items() if k != 'ids'}
+    write_atomic(file, yaml.safe_dump(found, sort_keys=False, allow_unicode=True, default_flow_style=None))
 
 def _public_config(cfg):
     "A configuration without the paths of this machine."

@@ -81,7 +81,8 @@ def description(
     spec = predictor.spec.config if isinstance(predictor.spec, Selector) else predictor.spec
     images = dict(size=predictor.size, method=predictor.method, resample=predictor.resample, fixed_size=fixed_size,
                   in_channels=predictor.channels, fill=predictor.fill)
-    return dict(version=hierseg.__version__, taxonomy=predictor.taxonomy.to_yaml(), **images, selector=spec,
+    fitted = dict(selectors=predictor.fitted, temperatures=predictor.temperatures) if predictor.fitted else {}
+    return dict(version=hierseg.__version__, taxonomy=predictor.taxonomy.to_yaml(), **images, selector=spec, **fitted,
                 sums_leaves=predictor.engine.sums_leaves, name=predictor.name)
 
 # %% ../../nbs/11_export.onnx.ipynb #b7e4fe53
@@ -160,9 +161,10 @@ class Trials:
 def torch_predictor(
     source:str|Path|HierPredictor, # An experiment's folder, or a predictor on PyTorch
     weights:str='model', # 'model', 'best' or 'epoch_007', where the source is a folder
+    selector=None, # Instead of its own, where the source is a folder
 ) -> HierPredictor: # Raises `ExperimentError` for an ONNX predictor
     "What can be exported."
-    p = source if isinstance(source, HierPredictor) else HierPredictor.from_experiment(source, weights)
+    p = source if isinstance(source, HierPredictor) else HierPredictor.from_experiment(source, weights, selector)
     if isinstance(p.engine, TorchEngine): return p
     raise ExperimentError(f"{p.name}: was exported already; export the experiment it came from")
 
@@ -189,11 +191,12 @@ def export_onnx(
     weights:str='model', # 'model', 'best' or 'epoch_007', where the source is a folder
     tolerance:float=1e-4, # Largest difference of a probability that is accepted
     say:Callable|None=print, # Told what was written and how well it agrees; None for silence
+    selector=None, # The rule that the file chooses by, where the source is a folder; its own by default
 ) -> Path: # The file; raises `ExperimentError` where onnxruntime does not agree with the model
     "Write a predictor as ONNX: batch, height and width of any size; input `image` from 0 to 1, one output a level."
     _need('onnx', 'onnxscript', 'onnxruntime')
     import onnx
-    p, path = torch_predictor(source, weights), Path(path)
+    p, path = torch_predictor(source, weights, selector), Path(path)
     program, size = of_any_size(p, lambda size: traced(p, size), say)
     proto = _onnx_program(p, program, size).model_proto
     proto.metadata_props.add(key=FORMAT, value=json.dumps(description(p, size), ensure_ascii=False))
@@ -228,9 +231,10 @@ def export_torch(
     weights:str='model', # 'model', 'best' or 'epoch_007', where the source is a folder
     tolerance:float=1e-5, # Largest difference of a probability that is accepted
     say:Callable|None=print, # Told what was written and how well it agrees; None for silence
+    selector=None, # The rule that the file chooses by, where the source is a folder; its own by default
 ) -> Path: # The file; raises `ExperimentError` where the loaded program does not agree with the model
     "Write a predictor as a `torch.export` program, batch, height and width of any size."
-    p, path = torch_predictor(source, weights), Path(path)
+    p, path = torch_predictor(source, weights, selector), Path(path)
     program, size = of_any_size(p, lambda size: traced(p, size), say)
     about, trials = json.dumps(description(p, size), ensure_ascii=False), Trials(p, size)
     path.parent.mkdir(parents=True, exist_ok=True)

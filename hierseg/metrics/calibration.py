@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from ..taxonomy.tree import Taxonomy
 from ..taxonomy.tensors import decompose_mask, plain_tensor
 from ..decoding.heads import Head
+from ..decoding.temperature import check_temperatures, temper
 from .counting import StreamingCount, add_counts, histogram, none_if_nan, safe_divide
 
 # %% auto #0
@@ -27,21 +28,33 @@ class Calibration(StreamingCount):
         taxonomy:Taxonomy, # The tree
         head:Head|str|dict|None=None, # The layout of the model's channels; None is one logit a leaf
         n_bins:int=15, # Bins of equal width between 0 and 1
-    ): # Raises `ValueError` for fewer than one bin
+        temperatures:list|None=None, # T of each level, coarse to fine: count the probabilities p^(1/T), normalised
+    ): # Raises `ValueError` for fewer than one bin, or temperatures that do not fit the tree
         if n_bins < 1: raise ValueError(f"n_bins is {n_bins}; it must be at least 1")
         self.n_bins = n_bins
+        self.temperatures = None if temperatures is None else check_temperatures(temperatures, taxonomy)
         super().__init__(taxonomy, head)
-    def settings(self): return {'taxonomy': self.taxonomy, 'number of bins': self.n_bins}
+    def settings(self):
+        return {'taxonomy': self.taxonomy, 'temperatures': self.temperatures, 'number of bins': self.n_bins}
     @torch.no_grad()
     def update_output(self,
         output:torch.Tensor, # (B, C, H, W) as the model returns it
         target:torch.Tensor, # (B, H, W) leaf class indices, -100 is void
     ): # The object itself
         "Count a batch."
+        return self.update_levels([o.exp() for o in self.head.level_log_probs(output)], target)
+    @torch.no_grad()
+    def update_levels(self,
+        levels:list, # Probabilities (B, K_l, H, W), coarse to fine
+        target:torch.Tensor, # (B, H, W) leaf class indices, -100 is void
+    ): # The object itself
+        "Count a batch of probabilities."
         truth = decompose_mask(plain_tensor(target), self.taxonomy)
-        for name, log_p, y in zip(self.taxonomy.level_names, self.head.level_log_probs(output), truth):
-            best = log_p.max(1)
-            table = _reliability_table(best.values.exp(), best.indices == y, y >= 0, self.n_bins)
+        levels = [plain_tensor(o) for o in levels]
+        if self.temperatures: levels = temper(levels, self.temperatures)
+        for name, p, y in zip(self.taxonomy.level_names, levels, truth):
+            best = p.max(1)
+            table = _reliability_table(best.values, best.indices == y, y >= 0, self.n_bins)
             add_counts(self.tables, name, [table])
         return self
     def reliability(self,

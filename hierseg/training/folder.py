@@ -286,7 +286,7 @@ def _is_there(file, path):
     except FileNotFoundError: return False
 
 # %% ../../nbs/09_training.folder.ipynb #c805e17a
-_DESCRIPTION = ('config.yaml', 'taxonomy.yaml', 'train_id.txt', 'valid_id.txt')
+_DESCRIPTION = ('config.yaml', 'taxonomy.yaml', 'train_id.txt', 'valid_id.txt', 'holdout_id.txt')
 _FIRST_EPOCH = ('model.safetensors', 'best.safetensors', 'history.csv', 'checkpoints')
 
 @check_types
@@ -398,8 +398,9 @@ def _offset(self:ExperimentCallback, go_on):
 
 @patch
 def _write_data(self:ExperimentCallback):
-    "The tree, and which images the split has on which side."
+    "The tree, and which images the split has on which side or keeps out."
     self._write('taxonomy.yaml', self.learn.taxonomy.to_yaml())
+    if not self.resume: (self.folder/'holdout_id.txt').unlink(missing_ok=True)      # of a run that saved no epoch
     for split, ids in self.dls.split_ids.items(): self._write(f'{split}_id.txt', ids_text(ids))
 
 @patch
@@ -430,7 +431,7 @@ def _monitored(self:ExperimentCallback):
     return by
 
 # %% ../../nbs/09_training.folder.ipynb #f90f5fa0
-_SCORES = ('scores*.json', 'checkpoints.csv', 'checkpoints.png')
+_SCORES = ('scores*.json', 'calibration*.yaml', 'checkpoints.csv', 'checkpoints.png')
 
 @patch
 def _open(self:ExperimentCallback):

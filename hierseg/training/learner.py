@@ -36,7 +36,7 @@ from fastai.callback.schedule import *  # noqa: F403  (adds fine_tune, fit_one_c
 import fastai.vision.learner   # noqa: F401  first: of two show methods that fit, plum may take the one registered later
 
 from ..core import evaluation_mode, unknown, without_none, check_types
-from ..config import TrainConfig
+from ..config import FITTED_SELECTORS, TrainConfig
 from ..plotting.pictures import as_picture, show_figure, show_triples, tree_figure
 from ..decoding.iou import fit_iou_selector
 from ..decoding.selectors import Selector
@@ -61,7 +61,7 @@ class HierLearner(Learner):
     def __init__(self, dls, model, **kwargs):
         self._fits, self._stopped = [], None               # tables of finished fits; what ended the last one early
         self.experiment_folder = self.resumed_loss = self.resumed_offset = None      # left by callbacks and a resume
-        self.resumed_states = {}
+        self.resumed_states, self.fitted = {}, None        # what `calibrate` fitted
         super().__init__(dls, model, **kwargs)
     @property
     def taxonomy(self): "The tree."; return self.tree_loss.taxonomy
@@ -70,7 +70,16 @@ class HierLearner(Learner):
     @property
     def selector(self): "The rule that turns scores into a class on each level."; return self.tree_loss.selector
     @selector.setter
-    def selector(self, value): self.tree_loss.selector = value
+    def selector(self, value): self.tree_loss.selector = self.rule(value)
+    def rule(self,
+        selector, # A name, a config or a `Selector`
+    ): # What `get_selector` takes; raises `ValueError` for one that has to be fitted first
+        "A selector, its numbers filled in where its name is that of one that `calibrate` fitted."
+        if not isinstance(selector, str) or selector not in FITTED_SELECTORS: return selector
+        if self.fitted is not None: return self.fitted.selectors[selector]
+        folder = self.experiment_folder
+        how = 'learn.calibrate()' if folder is None else f"hierseg calibrate '{folder}', or learn.calibrate(),"
+        raise ValueError(f"the selector {selector!r} is not fitted to this model yet; {how} does it on a hold-out")
     @property
     def tree_loss(self):
         "The loss that knows the tree, also while `MixUp` has put its own function in its place."
@@ -179,13 +188,19 @@ def hier_learner(
     loss = loss if loss_func is None else loss_func
     weights = resolve_class_weights(class_weights, dls, taxonomy)
     loss = get_loss(loss, taxonomy, base_loss, **without_none(level_weights=level_weights, class_weights=weights))
-    if selector is not None: loss.selector = selector
+    if selector is not None: loss.selector = _ready(selector)
     loss.y_int = True           # what MixUp asks: masks are class indices, so mix the losses
     channels = getattr(dls, 'in_channels', 3)
     model = create_or_start(arch, channels, loss.head, model_params, encoder, pretrained, start, head)
     _fit_normalization(dls, model)
     kwargs = {'splitter': splitter, 'metrics': _metrics(metrics, taxonomy), **kwargs}
     return HierLearner(dls, model, loss_func=loss, lr=model_lr(model) if lr is None else lr, **kwargs)
+
+def _ready(selector):
+    "A selector that a training may begin with."
+    if not isinstance(selector, str) or selector not in FITTED_SELECTORS: return selector
+    raise ValueError(f"selector {selector!r} is fitted to a trained model: train with another one, "
+                     "then learn.calibrate() or `hierseg calibrate`")
 
 def _metrics(metrics, taxonomy):
     "fastai's list, with the mIoU columns where 'miou' stands."
@@ -255,30 +270,36 @@ def fuse_loss(self:HierLearner) -> HierLearner: # The learner itself; raises `Va
     fuse_last_conv(self.model, self.tree_loss)
     return self
 
+# %% ../../nbs/09b_training.learner.ipynb #d041de9f
+def level_probabilities(
+    learn:HierLearner, # The learner
+    items:list, # `Pair`s
+    **kwargs # Passed to `test_dl`: bs
+): # Yields (list of tensors (B, K_l, H, W), leaf masks (B, H, W)) for each batch
+    "Level probabilities and masks at the network's size, batch by batch."
+    dl = learn.dls.test_dl(items, with_labels=True, **kwargs)
+    device = next(learn.model.parameters()).device
+    for x, y in dl:
+        with evaluation_mode(learn.model) as model: levels = learn.head.level_log_probs(model(x.to(device)))
+        yield [plain_tensor(l.exp()) for l in levels], plain_tensor(y)
+
 # %% ../../nbs/09b_training.learner.ipynb #d55b1f9f
 @patch
 @check_types
 def fit_selector(self:HierLearner,
     name:str='iou', # The rule
-    items:list|None=None, # Pairs to fit on, never those that are reported; by default of the training set
+    items:list|None=None, # Pairs to fit on, never those reported; by default the hold-out, else of the training set
     n:int=200, # How many of the training set, spread evenly over it
     path:bool=False, # One path of the tree for each pixel, rather than the best class of each level
 ) -> list: # Mean IoU of the levels on these images, round by round, the unfitted rule first
     "Fit a selector on a hold-out and make it the learner's."
     if name != 'iou': raise unknown('selector to fit', name, ['iou'])
-    if items is None:
-        train = self.dls.train_ds.items
-        items = [train[i] for i in spread(len(train), n)]
-    dl = self.dls.test_dl(items, with_labels=True)
-    self.selector, history = fit_iou_selector(lambda: _probabilities(self, dl), self.taxonomy, self.head, path)
+    if items is None: items = list(self.dls.holdout) or _some(self.dls.train_ds.items, n)
+    shown = lambda: level_probabilities(self, items)
+    self.selector, history = fit_iou_selector(shown, self.taxonomy, self.head, path)
     return history
 
-def _probabilities(learn, dl):
-    "Level probabilities and masks of a loader, batch by batch."
-    device = next(learn.model.parameters()).device
-    for x, y in dl:
-        with evaluation_mode(learn.model) as model: levels = learn.head.level_log_probs(model(x.to(device)))
-        yield [plain_tensor(l.exp()) for l in levels], plain_tensor(y)
+def _some(items, n): return [items[i] for i in spread(len(items), n)]
 
 # %% ../../nbs/09b_training.learner.ipynb #9b3e53fb
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -33,15 +34,17 @@ from ..losses.factory import get_loss, loss_from_config
 from ..models.zoo import model_from_config
 from .distributed import agreed_rate      # the module adds to_distributed to HierLearner, too
 from .callbacks import EMA, Autocast, SelectorScores, ShowTriples
+from .calibrate import FittedDecoding, read_fitted, save_fitted
 from .folder import (ExperimentCallback, SeedEpochs, experiment_folder, finish_experiment,
                                      load_resume_state, load_weights,
                                      read_config, read_history, weights_files, what_there_is)
-from .learner import HierLearner, hier_learner
+from .learner import HierLearner, hier_learner, spread
 
 # %% auto #0
-__all__ = ['FORECAST_AT', 'SLOW', 'SMALL', 'as_config', 'training_config', 'loader_args', 'data_from_config',
+__all__ = ['FORECAST_AT', 'SLOW', 'SMALL', 'HOLDOUT', 'as_config', 'training_config', 'loader_args', 'data_from_config',
            'learner_from_config', 'seed_everything', 'ConsoleProgress', 'train_experiment', 'run_name', 'train',
-           'load_experiment', 'data_of_experiment', 'is_own_data', 'pairs_of_experiment', 'resume_experiment']
+           'load_experiment', 'data_of_experiment', 'is_own_data', 'pairs_of_experiment', 'calibration_pairs',
+           'calibrate_experiment', 'resume_experiment']
 
 # %% ../../nbs/09d_training.run.ipynb #4808a64e
 def as_config(
@@ -73,14 +76,14 @@ def data_from_config(
     config:TrainConfig|Mapping, # The configuration
     path:str|Path|None=None, # Folder of the data set, instead of the configuration's
     taxonomy:Taxonomy|None=None, # The tree; that of the configuration or of the folder by default
-    **where # images, masks, train_ids, valid_ids, valid_pct, instead of the configuration's
+    **where # images, masks, train_ids, valid_ids, valid_pct, holdout, instead of the configuration's
 ) -> HierDataLoaders: # Raises `ValueError` naming what does not fit
     "The data loaders that a configuration describes."
     config = as_config(config)
     path = path if path is not None else config.data
     if path is None: raise ExperimentError(_NO_DATA)
     if taxonomy is None: taxonomy = Taxonomy(find_tree(path, config.taxonomy))
-    names = ('images', 'masks', 'train_ids', 'valid_ids', 'valid_pct')
+    names = ('images', 'masks', 'train_ids', 'valid_ids', 'valid_pct', 'holdout')
     where = where or {k: getattr(config, k) for k in names}
     args = loader_args(vars(config))
     args['augment'] = read_augmentations(args['augment'], config.size)
@@ -246,7 +249,7 @@ def _where(config):
     "What an experiment remembers of its data."
     def whole(v): return str(Path(v).resolve()) if v is not None and Path(v).exists() else v
     files = {k: whole(getattr(config, k)) for k in ('taxonomy', 'train_ids', 'valid_ids')}
-    plain = {k: getattr(config, k) for k in ('images', 'masks', 'valid_pct')}
+    plain = {k: getattr(config, k) for k in ('images', 'masks', 'valid_pct', 'holdout')}
     return without_none(path=str(Path(config.data).resolve()), **files, **plain)
 
 def _found_lr(learn):
@@ -276,6 +279,7 @@ def train(
     dls = data_from_config(config)
     learn = learner_from_config(config, dls)
     images = f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate with"
+    if dls.holdout: images += f", {len(dls.holdout)} kept out for hierseg calibrate"
     if not rank_distrib(): print(f"{images}; writing to {folder}", file=sys.stderr)
     if config.lr == 'auto': learn.lr = _found_lr(learn)
     how = {k: getattr(config, k) for k in TrainConfig.names(SCHEDULE) if k != 'lr'}
@@ -326,7 +330,12 @@ def load_experiment(
     **kwargs # Passed to the learner
 ) -> HierLearner: # Predicts as the saved one did, to the bit on the same machine
     "The learner of an experiment; raises `ExperimentError` with the name of the file that is missing or does not fit."
-    folder = Path(folder)
+    learn = _trained(Path(folder), dls, model, weights, loss, **kwargs)
+    learn.fitted = read_fitted(folder, learn.taxonomy, weights)
+    return learn
+
+def _trained(folder, dls=None, model=None, weights='model', loss=None, **kwargs):
+    "The learner of an experiment with its weights, without what was fitted to them."
     cfg, tax = read_config(folder), Taxonomy(folder/'taxonomy.yaml')
     loss = get_loss(_loss_of(cfg, tax, loss, folder), tax)
     model = _model_of(cfg, loss.head, model, folder)
@@ -343,6 +352,8 @@ def load_experiment(
     return learn
 
 # %% ../../nbs/09d_training.run.ipynb #608527ca
+HOLDOUT = 'holdout_id.txt'
+
 def _data_of(cfg, folder, data):
     "Where an experiment's data is: as given, or as its config remembers."
     known = cfg.get('data') or {}
@@ -360,7 +371,9 @@ def data_of_experiment(
     folder, cfg = Path(folder), read_config(folder)
     path, images, masks = _data_of(cfg, folder, data)
     ids = dict(train_ids=folder/'train_id.txt', valid_ids=folder/'valid_id.txt')
-    return data_from_config(cfg, path, Taxonomy(folder/'taxonomy.yaml'), images=images, masks=masks, **ids)
+    dls = data_from_config(cfg, path, Taxonomy(folder/'taxonomy.yaml'), images=images, masks=masks, **ids)
+    if not (folder/HOLDOUT).is_file(): return dls
+    return dls.keep_out(find_pairs(path, images, masks, read_ids(folder/HOLDOUT)))
 
 # %% ../../nbs/09d_training.run.ipynb #296bbd9f
 @check_types
@@ -400,6 +413,65 @@ def _meaning(taxonomy):
     "What masks mean by a tree: ids, paths and what is left out; names of levels and colours are looks."
     leaves = frozenset(zip(taxonomy.node_paths, map(frozenset, taxonomy.leaf_ids)))
     return leaves, frozenset(taxonomy.ignore), taxonomy.background
+
+# %% ../../nbs/09d_training.run.ipynb #7e61da5e
+def _seen_ids(folder, name):
+    "Ids of a split of an experiment; empty where it does not say, as one from the hub."
+    return set(read_ids(folder/name)) if (folder/name).is_file() else set()
+
+def _refuse_seen(pairs, folder, ids):
+    "Raises `ExperimentError` for images that were trained on, and warns of those that `validate` reports."
+    stems = [p.stem for p in pairs]
+    trained, reported = ([s for s in stems if s in _seen_ids(folder, f'{n}_id.txt')] for n in ('train', 'valid'))
+    if trained:
+        raise ExperimentError(f"{ids}: {len(trained)} of its images were trained on ({trained[0]}); "
+                              "name others, or say --seen (seen=True)")
+    if reported:
+        warnings.warn(f"{ids}: {len(reported)} of its images are the experiment's validation images: "
+                      "report scores on others, hierseg validate --ids F", stacklevel=3)
+
+@check_types
+def calibration_pairs(
+    folder:str|Path, # The experiment's folder
+    data:str|Path|None=None, # Another data folder, or where its own is now
+    ids:str|Path|None=None, # A file of image ids; by default those of the hold-out
+    seen:bool=False, # Images that were trained on will do
+    images:str|None=None, # Sub-folder of the images
+    masks:str|None=None, # Sub-folder of the masks
+    n:int=200, # How many of the training images, where there is nothing else
+) -> tuple: # `Pair`s, and what they are, in a word; raises `ExperimentError` where only seen images are left
+    "What to calibrate an experiment on: its hold-out, the ids in a file, or all images of another folder."
+    folder, own = Path(folder), is_own_data(folder, data)
+    where, held = dict(data=data, images=images, masks=masks), folder/HOLDOUT
+    if ids or not own:
+        pairs = pairs_of_experiment(folder, ids=ids, **where)
+        if own and not seen: _refuse_seen(pairs, folder, ids)
+        return pairs, 'ids' if ids else 'another folder'
+    if held.is_file(): return pairs_of_experiment(folder, ids=held, **where), 'hold-out'
+    if seen:
+        pairs = pairs_of_experiment(folder, ids=folder/'train_id.txt', **where)
+        return [pairs[i] for i in spread(len(pairs), n)], 'training images'
+    raise ExperimentError(f"{folder}: has no hold-out; name images that were not trained on with --ids F (ids=), say "
+                          "--seen (seen=True) to fit on training images, or train with --holdout .1")
+
+# %% ../../nbs/09d_training.run.ipynb #d66ed846
+@check_types
+def calibrate_experiment(
+    folder:str|Path, # The experiment's folder
+    data:str|Path|None=None, # Another data folder, or where its own is now
+    ids:str|Path|None=None, # A file of image ids; by default those of the hold-out
+    seen:bool=False, # Images that were trained on will do
+    weights:str='model', # 'model', 'best' or 'epoch_007'
+    bs:int|None=None, # Images a batch; that of the training by default
+    **where # images, masks: sub-folders
+) -> FittedDecoding: # It is in the folder, too; raises `ExperimentError` where there is nothing to fit on
+    "Fit selectors and temperatures to an experiment's model, and keep them with it."
+    pairs, which = calibration_pairs(folder, data, ids, seen, **where)
+    fitted = _trained(Path(folder), weights=weights).calibrate(pairs, **without_none(bs=bs))
+    about = dict(weights=weights, images=which, **fitted.report)
+    fitted.report = {**about, 'ids': [p.stem for p in pairs]}
+    save_fitted(fitted, folder, weights)
+    return fitted
 
 # %% ../../nbs/09d_training.run.ipynb #420de0ff
 @check_types
