@@ -106,7 +106,7 @@ class BoundaryIoU(StreamingCount):
     ): # The object itself
         "Count a batch with every selector."
         output, target = plain_tensor(output), plain_tensor(target)
-        truth = target, *_bands(target, self.taxonomy, self._width(target))
+        truth = target, *self._bands_of(target)
         for name, pred, consistent in self._predictions(output):
             whole = consistent and not target.is_cuda
             self._count(name, pred, _small(pred[-1], self.taxonomy) if whole else None, *truth)
@@ -119,22 +119,26 @@ class BoundaryIoU(StreamingCount):
         "Count a batch of masks that a selector has made."
         target, pred = plain_tensor(target), [plain_tensor(o) for o in pred]
         leaf = None if target.is_cuda else _path_leaves(pred, self.taxonomy)
-        truth = target, *_bands(target, self.taxonomy, self._width(target))
+        truth = target, *self._bands_of(target)
         self._count(self.selector_name(selector), pred, leaf, *truth)
         return self
+    def _bands_of(self, mask):
+        "As `_bands`; two times None where coarse pixels leave the levels' bands unnested."
+        return (None, None) if self.taxonomy.coarse else _bands(mask, self.taxonomy, self._width(mask))
     def _width(self, mask):
         return max(1, round(self.ratio * (mask.shape[-1]**2 + mask.shape[-2]**2)**.5))
     def _count(self, name, pred, leaf, target, depth, true):
         tree = self.taxonomy, self._width(target)
-        if leaf is None: counts = _count_levels(pred, target, depth, *tree)
+        if leaf is None or depth is None: counts = _count_levels(pred, target, depth, *tree)
         else: counts = _count_kinds(leaf, target, depth, true, *tree)
         add_counts(self.tables, name, counts)
 
 def _count_levels(pred, target, depth, taxonomy, d):
     "(3, K_l) int64 of each level: pixels in both bands that agree, of the prediction's band, of the truth's."
-    out, valid = [], target >= 0
+    out = []
     for l, (p, t) in enumerate(zip(pred, decompose_mask(target, taxonomy))):
-        k, true, guess = taxonomy.n_classes[l], depth >= taxonomy.n_levels - l, in_band(p, d) & valid
+        true = in_band(t, d) if depth is None else depth >= taxonomy.n_levels - l
+        k, guess = taxonomy.n_classes[l], in_band(p, d) & (t >= 0)
         count = lambda at, cls: histogram(torch.where(at, cls, k), k + 1)[:-1]
         out.append(torch.stack([count(true & guess & (p == t), t), count(guess, p), count(true, t)]))
     return out

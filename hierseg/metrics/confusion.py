@@ -22,8 +22,9 @@ from ..taxonomy.tree import Taxonomy
 from ..taxonomy.tensors import device_table, plain_tensor
 from ..decoding.heads import Head
 from ..decoding.selectors import Selector
-from .counting import (DENSE_LEAVES, StreamingCount, add_counts, add_under, append_counts, class_sizes,
-                                      joint_counts, nan_mean, none_if_nan, safe_divide, sparse_table, target_rows)
+from .counting import (DENSE_LEAVES, StreamingCount, add_counts, add_under, append_counts,
+                                      class_of_codes, class_sizes, joint_counts, nan_mean, none_if_nan,
+                                      safe_divide, sparse_table, target_rows)
 
 # %% auto #0
 __all__ = ['REDUCTIONS', 'LevelConfusion', 'plot_confusion']
@@ -81,16 +82,16 @@ def _side_by_side(sizes): return torch.cat(sizes, 2).coalesce() if sizes[0].is_s
 @patch
 def _target_rows(self:LevelConfusion, target, shape):
     target = plain_tensor(target)
-    if target.shape == shape: return target_rows(target, self.taxonomy.n_leaves)
+    if target.shape == shape: return target_rows(target, self.taxonomy.n_codes)
     raise ValueError(f"prediction {tuple(shape)} and target {tuple(target.shape)} do not fit; both must be (B, H, W)")
 
 @patch
 def _tables(self:LevelConfusion, levels, rows, consistent):
     "(B, n+1, K_l) table of each level."
-    tax, n = self.taxonomy, self.taxonomy.n_leaves
+    tax, n = self.taxonomy, self.taxonomy.n_codes
     if len(levels) != tax.n_levels: raise ValueError(f"{len(levels)} levels predicted; the taxonomy has {tax.n_levels}")
     if not consistent: return [joint_counts(p, rows, n, k) for p, k in zip(levels, tax.n_classes)]
-    leaf = joint_counts(levels[-1], rows, n, n)
+    leaf = joint_counts(levels[-1], rows, n, tax.n_leaves)
     return [add_under(leaf, 2, tax, l) for l in range(tax.n_levels - 1)] + [leaf]
 
 @patch
@@ -99,7 +100,7 @@ def _clashing(self:LevelConfusion, levels, rows, consistent):
     tax, any_clash = self.taxonomy, torch.zeros_like(rows, dtype=torch.bool)
     out = torch.zeros(tax.n_levels, dtype=torch.int64, device=rows.device)
     if consistent: return out
-    valid = rows % (tax.n_leaves + 1) != tax.n_leaves
+    valid = rows % (tax.n_codes + 1) != tax.n_codes
     for l in range(1, tax.n_levels):
         up = device_table(tax, f'parents_{l}', rows.device, lambda: tax.parents[l])
         clash = valid & (up.index_select(0, levels[l].reshape(-1)).view(rows.shape) != levels[l-1])
@@ -121,17 +122,26 @@ def confusion(self:LevelConfusion,
     return out
 
 @patch
-def _cells(self:LevelConfusion, level, selector, by_leaf=False):
-    "(3, m) true class (or leaf), predicted class and pixels of each cell of a level's table that is not 0."
+def _cells(self:LevelConfusion, level, selector):
+    "(3, m) true class, predicted class and pixels of each cell of a level's table that is known there and not 0."
     l, counts = self.taxonomy.level_index(level), self.counts.get(self.selector_name(selector))
     if counts is None: return np.zeros((3, 0), dtype=np.int64)
     table = counts[l].cpu()
-    if table.is_sparse: leaf, pred, n = *table.indices().numpy(), table.values().numpy()
+    if table.is_sparse: code, pred, n = *table.indices().numpy(), table.values().numpy()
     else:
-        leaf, pred = np.nonzero(table.numpy())
-        n = table.numpy()[leaf, pred]
-    ok = leaf < self.taxonomy.n_leaves
-    return np.stack([leaf[ok] if by_leaf else self.taxonomy.lift[l][leaf[ok]], pred[ok], n[ok]])
+        code, pred = np.nonzero(table.numpy())
+        n = table.numpy()[code, pred]
+    true = class_of_codes(self.taxonomy, l)[code]
+    return np.stack([true, pred, n])[:, true >= 0]
+
+@patch
+def _n_labelled(self:LevelConfusion, selector):
+    "Pixels whose class is known on some level at least."
+    counts = self.counts.get(self.selector_name(selector))
+    if counts is None: return 0
+    table = counts[-1]
+    if not table.is_sparse: return int(table[:-1].sum())
+    return int(table.values()[table.indices()[0] < self.taxonomy.n_codes].sum())
 
 # %% ../../nbs/07a_metrics.confusion.ipynb #d31fb985
 @patch
@@ -282,7 +292,7 @@ def mistake_height(self:LevelConfusion,
     mistakes_only:bool=False, # Average over wrong pixels instead of all valid ones
 ) -> float: # Levels, 0 to n_levels; nan where there are no such pixels
     "Mean number of levels on which truth and the predicted leaf differ."
-    true, pred, n = self._cells(-1, selector, by_leaf=True)
+    true, pred, n = self._cells(-1, selector)
     height = sum((up[true] != up[pred]) * n for up in self.taxonomy.lift)
     return float(safe_divide(np.sum(height), n[true != pred].sum() if mistakes_only else n.sum()))
 
@@ -294,7 +304,7 @@ def inconsistency(self:LevelConfusion,
     "Share of valid pixels where some level's class does not lie under the level above's."
     clashes = self.clashes.get(self.selector_name(selector))
     if clashes is None: return float('nan')
-    return float(safe_divide(clashes[0][-1].item(), self._cells(-1, selector)[2].sum()))
+    return float(safe_divide(clashes[0][-1].item(), self._n_labelled(selector)))
 
 # %% ../../nbs/07a_metrics.confusion.ipynb #925e3ef5
 @patch
@@ -349,7 +359,7 @@ def n_images(self:LevelConfusion) -> int:
 @patch(as_prop=True)
 def n_pixels(self:LevelConfusion) -> int:
     "Number of valid pixels counted."
-    return int(self._cells(-1, next(iter(self.counts), None))[2].sum())
+    return self._n_labelled(next(iter(self.counts), None))
 
 # %% ../../nbs/07a_metrics.confusion.ipynb #9c299530
 @patch

@@ -55,10 +55,10 @@ def sparse_table(index, counts, shape):
 
 # %% ../../nbs/07_metrics.counting.ipynb #622fb1fc
 def target_rows(
-    target:torch.Tensor, # (B, H, W) leaf class indices, negative is void
-    n:int, # Leaves of the tree
+    target:torch.Tensor, # (B, H, W) codes, negative is void: leaf class indices, inner nodes behind them
+    n:int, # Codes of the tree: its leaves, or its nodes where it has `coarse` ids
 ) -> torch.Tensor: # (B, H, W) int32
-    "The row of each pixel in the tables of all images: its leaf, or n for void, and n + 1 rows an image."
+    "The row of each pixel in the tables of all images: its code, or n for void, and n + 1 rows an image."
     if n > DENSE_LEAVES and not target.is_cuda and (target >= n).any(): raise ValueError(_OUTSIDE)
     first = torch.arange(len(target), dtype=torch.int32, device=target.device) * (n + 1)
     return torch.where(target < 0, n, target).int() + first.view(-1, *[1]*(target.ndim - 1))
@@ -67,10 +67,10 @@ def target_rows(
 def joint_counts(
     pred:torch.Tensor, # (B, H, W) class indices of a level
     rows:torch.Tensor, # (B, H, W) from `target_rows`
-    n:int, # Leaves of the tree
+    n:int, # Codes of the tree
     k:int, # Classes of the level
-) -> torch.Tensor: # (B, n+1, k) int64; sparse for a tree of more than `DENSE_LEAVES` leaves
-    "How often each class was predicted on each leaf, and on void, image by image."
+) -> torch.Tensor: # (B, n+1, k) int64; sparse for a tree of more than `DENSE_LEAVES` codes
+    "How often each class was predicted on each code, and on void, image by image."
     if n <= DENSE_LEAVES: return histogram(rows * k + pred.int(), len(pred) * (n + 1) * k).view(len(pred), n + 1, k)
     cells, counts = torch.unique_consecutive((rows.long() * k + pred).reshape(-1), return_counts=True)
     index = torch.unravel_index(cells, (len(pred), n + 1, k))
@@ -92,22 +92,42 @@ def add_under(
         return sparse_table(index, x.values(), shape)
     return torch.zeros(shape, dtype=x.dtype, device=x.device).index_add_(dim, lift, x)
 
+# %% ../../nbs/07_metrics.counting.ipynb #f6e09a71
+def class_of_codes(
+    taxonomy:Taxonomy, # The tree
+    l:int, # 0-based level
+) -> np.ndarray: # int64 (n_codes + 1,)
+    "The class of each code on a level, -100 where it is coarser than the level and, last, for void."
+    return np.append(taxonomy.lift_nodes[l][:taxonomy.n_codes], taxonomy.ignore_index)
+
 # %% ../../nbs/07_metrics.counting.ipynb #5ab6acbd
 def class_sizes(
-    counts:torch.Tensor, # (B, n+1, K_l) from `joint_counts`
+    counts:torch.Tensor, # (B, n+1, K_l) from `joint_counts`, n the codes of the tree
     taxonomy:Taxonomy, # The tree
     l:int, # 0-based level
 ) -> torch.Tensor: # (B, 3, K_l) int64, sparse where `counts` is
-    "Pixels found, predicted and true of each class, void left out."
+    "Pixels found, predicted and true of each class; left out is void, and what is coarser than the level."
     if counts.is_sparse: return _sparse_sizes(counts, taxonomy, l)
-    valid = counts[:, :-1]
+    valid = counts[:, :-1] if not taxonomy.coarse else _of_leaves(counts[:, :-1], taxonomy, l)
     found = add_under(valid, 1, taxonomy, l).diagonal(dim1=1, dim2=2)
     return torch.stack([found, valid.sum(1), add_under(valid.sum(2), 1, taxonomy, l)], 1)
 
+def _of_leaves(counts, taxonomy, l):
+    "(B, n_leaves, K_l) counts in which a code whose class is known on the level stands as a leaf of that class."
+    def make():
+        own = taxonomy.lift_nodes[l][:taxonomy.n_codes]
+        first = np.array([g[0] for g in taxonomy.groups(l)])
+        return np.where(own >= 0, first[own.clip(0)], -1)
+    at = device_table(taxonomy, f'as_leaf_{l}', counts.device, make)
+    known = at >= 0
+    out = counts.new_zeros(len(counts), taxonomy.n_leaves, counts.shape[2])
+    return out.index_add_(1, at[known], counts[:, known])
+
 def _sparse_sizes(counts, taxonomy, l):
-    valid = counts.indices()[1] < taxonomy.n_leaves
-    (image, leaf, pred), n = counts.indices()[:, valid], counts.values()[valid]
-    true = device_table(taxonomy, f'lift_{l}', counts.device, lambda: taxonomy.lift[l])[leaf]
+    own = device_table(taxonomy, f'code_{l}', counts.device, lambda: class_of_codes(taxonomy, l))
+    valid = own[counts.indices()[1]] >= 0
+    (image, code, pred), n = counts.indices()[:, valid], counts.values()[valid]
+    true = own[code]
     right = true == pred
     kind = torch.cat([torch.full_like(o, i) for i, o in enumerate((n[right], n, n))])
     index = torch.cat([image[right], image, image]), kind, torch.cat([pred[right], pred, true])
