@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import hierseg
 import yaml
@@ -147,7 +146,7 @@ def save_fitted(
 @check_types
 def read_fitted(
     folder:str|Path, # The experiment's folder
-    taxonomy:Any, # Its `Taxonomy`
+    taxonomy:Taxonomy, # Its tree
     weights:str='model', # Weights that it was fitted to
 ) -> FittedDecoding|None: # None where nothing was fitted; raises `ExperimentError` with the file's name
     "What was fitted to an experiment's weights."
