@@ -188,14 +188,14 @@ def _trees(named):
     return first, {n: _common_levels(t, first) for n, t in trees.items()}
 
 def _notes(named, first, common, table, selector):
+    for n, levels in common.items():
+        gone = [l for l in first.level_names if l not in levels]
+        if gone: yield f"{n}: has other classes than {next(iter(named))} on {', '.join(gone)}; these cells are empty"
     if selector is None: return
     yield f"native_…: with the selector {selector}; last_… and best_…: as each was trained"
     for name, *scores in table.filter(regex='^name$|^native_').itertuples(index=False):
         if all(map(pd.isna, scores)):
             yield f"{name}: has no scores of {selector}; hierseg validate {name} --selectors simple,{selector}"
-    for n, levels in common.items():
-        gone = [l for l in first.level_names if l not in levels]
-        if gone: yield f"{n}: has other classes than {next(iter(named))} on {', '.join(gone)}; these cells are empty"
 
 # %% ../../nbs/10e_evaluation.comparison.ipynb #50831294
 @check_types
