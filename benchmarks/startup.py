@@ -25,7 +25,7 @@ HELP = "import sys; from hierseg.cli import main; sys.exit(main(['--help']))"
 
 def rows(quick: bool) -> Iterable[Row]:
     "Two rows; a quick run leaves out the imports of seconds."
-    yield compare('hierseg --help', 'python -c pass', python(HELP), python('pass'), '<= 3', quick, rounds=31)
+    yield compare('`hierseg --help`', '`python -c pass`', python(HELP), python('pass'), '<= 3', quick, rounds=31)
     if not quick:
         ours, theirs = python('import hierseg.all'), python('import fastai.vision.all')
         yield compare('import hierseg.all', 'import fastai.vision.all', ours, theirs, '<= 1.1', rounds=9, limit_s=90)
