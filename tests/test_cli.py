@@ -1,5 +1,6 @@
 "The command line, in process, on small data: what it prints, what it writes, how it refuses."
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -473,3 +474,29 @@ def test_an_average_of_the_weights(people, tmp_path):
 def test_an_argument_too_many_points_at_the_help_of_its_command(capsys):
     assert run('check', 'DATA', 'tree.yaml') == 2
     assert capsys.readouterr().err == "hierseg: unrecognized arguments: tree.yaml; see hierseg check --help\n"
+
+
+def test_weights_that_are_no_tensors_are_refused_without_the_library_s_advice(people, tmp_path, capsys):
+    import fractions
+    import torch
+    torch.save({'a': fractions.Fraction(1, 2)}, tmp_path / 'w.pth')
+    args = '--encoder', 'tf_efficientnet_lite0', '--pretrained', tmp_path / 'w.pth', '--size', 32, '--epochs', 1, '--out', tmp_path / 'e'
+    assert run('train', people, *args) == 2
+    err = capsys.readouterr().err
+    assert 'w.pth: cannot be read as weights' in err and '.safetensors' in err
+    assert 'weights_only' not in err and 'trust' not in err and '\x1b' not in err and not (tmp_path / 'e').exists()
+
+
+@pytest.mark.parametrize('lr', ['inf', '1e308', 'nan', '-1', '0'])
+def test_a_learning_rate_that_means_nothing_is_refused(lr, people, tmp_path, capsys):
+    assert run('train', people, '--epochs', 1, '--out', tmp_path / 'e', *SMALL, f'--lr={lr}') == 2
+    assert 'lr' in capsys.readouterr().err and not (tmp_path / 'e').exists()
+
+
+def test_no_warning_of_a_library_stands_before_our_line(experiment, tmp_path):
+    "In a process of its own, where nothing catches them."
+    (tmp_path / 'cut.jpg').write_bytes(b'\xff\xd8\xff\xe0 no picture')
+    env = {k: v for k, v in os.environ.items() if k != 'PYTHONWARNINGS'}
+    cmd = [sys.executable, '-m', 'hierseg', 'predict', str(experiment), str(tmp_path / 'cut.jpg'), '--out', str(tmp_path / 'm')]
+    done = subprocess.run(cmd, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode in (1, 2) and len(done.stderr.strip().splitlines()) == 1 and 'cut.jpg' in done.stderr, done.stderr

@@ -14,6 +14,7 @@ import inspect
 import logging
 import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
@@ -97,6 +98,9 @@ def read_weights(
         if path.suffix == '.safetensors':
             return load_file(path)
         state = torch.load(path, map_location='cpu', weights_only=True)
+    except UnpicklingError:                  # PyTorch's own words advise to open it all the same
+        raise ValueError(f'{path}: cannot be read as weights: it is damaged or holds more than tensors; '
+                         'save the state dict as .safetensors') from None
     except Exception as e: raise ValueError(f'{path}: cannot be read as weights ({_first_line(e)})') from e
     for key in ('state_dict', 'model'):
         if isinstance(state, dict) and isinstance(state.get(key), dict): state = state[key]
