@@ -1,6 +1,8 @@
 "The documentation as it is read: built once, every link followed, every picture told, nothing fetched from elsewhere."
+import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import urlparse
@@ -18,13 +20,28 @@ from docs_html import printed_columns, relative_links, special_names, whole_word
 sys.path.remove(str(ROOT/'.ci'))
 
 
+RENDER = """import json, sys
+sys.path.insert(0, sys.argv[1])
+import build_docs
+from pathlib import Path
+found = build_docs.render_site(Path(sys.argv[2]))
+Path(sys.argv[3]).write_text(json.dumps([str(w) for w in found]))"""
+
+
 @pytest.fixture(scope='module')
 def built(tmp_path_factory):
-    "The site's folder and every complaint about it."
+    """The site's folder and every complaint about it.
+
+    In a process of its own: nbdev runs the exported cells again, whose `@patch` would give this one's classes
+    methods from copies of their modules.
+    """
     pytest.importorskip('smalldocs')
     pytest.importorskip('latex2mathml')
-    out = tmp_path_factory.mktemp('docs')/'site'
-    return out, build_docs.render_site(out)
+    folder = tmp_path_factory.mktemp('docs')
+    out, found = folder/'site', folder/'warnings.json'
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', RENDER, str(ROOT/'.ci'), str(out), str(found)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out, json.loads(found.read_text())
 
 
 def text(built, name): return (built[0]/name).read_text(encoding='utf-8')
