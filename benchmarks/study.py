@@ -16,6 +16,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -219,14 +220,30 @@ def commit() -> str:
     return git('rev-parse', '--short', 'HEAD') + ('+' if git('status', '--porcelain', '--', '../../hierseg') else '')
 
 
-def run(names: list, data: Path, out: Path, budget: float, smallest: bool, only: str):
+def adopt_twin(plan: dict, name: str, arm: str, seed: int, out: Path) -> bool:
+    "Copy the result of another plan that trained the same with the same seed, where it has the selectors asked for."
+    for other in sorted(out.glob(f'*/*__{seed}.json')):
+        result = json.loads(other.read_text())
+        same = {**result['config'], 'seeds': 0} == {**plan['arms'][arm], 'seeds': 0}
+        if result['plan'] == name or not same or not set(plan['selectors']) <= set(result['val']):
+            continue
+        path = result_file(out, name, arm, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(other.with_suffix('.npz'), path.with_suffix('.npz'))
+        path.write_text(json.dumps({**result, 'plan': name, 'arm': arm}, indent=1))
+        return True
+    return False
+
+
+def run(names: list, data: Path, out: Path, budget: float, smallest: bool, only: str, seeds: int | None = None):
     "Whatever is missing of the plans, in order, as long as the next run is likely to end within the budget."
     end, longest = time.time() + 60 * budget, 0.
     for name in names:
         plan = {**read_plan(name), 'smallest': smallest}
         for arm, seed in runs_of(plan):
             path = result_file(out, name, arm, seed)
-            if path.exists() or only and only not in arm:
+            beyond = seeds is not None and seed in plan['arms'][arm]['seeds'][seeds:]
+            if path.exists() or beyond or only and only not in arm or not smallest and adopt_twin(plan, name, arm, seed, out):
                 continue
             if time.time() + longest > end:
                 print('the budget is spent')
@@ -404,6 +421,7 @@ def main(argv: list | None = None):
     p.add_argument('--budget', type=float, default=1e9, help='minutes; no run is begun that would go beyond')
     p.add_argument('--smallest', action='store_true', help='a few images and one epoch a run: does it work?')
     p.add_argument('--only', default='', help='arms whose name contains this')
+    p.add_argument('--seeds', type=int, help='no more than so many of each arm')
     p.add_argument('--threads', type=int, default=1)
     args = p.parse_args(argv)
     if args.what == 'page':
@@ -420,7 +438,7 @@ def main(argv: list | None = None):
     os.environ.update(OMP_NUM_THREADS=str(args.threads), HF_HUB_OFFLINE='1', NO_ALBUMENTATIONS_UPDATE='1', MPLBACKEND='agg')
     import torch
     torch.set_num_threads(args.threads)
-    run(args.plan, Path(args.data), args.out, args.budget, args.smallest, args.only)
+    run(args.plan, Path(args.data), args.out, args.budget, args.smallest, args.only, args.seeds)
 
 
 if __name__ == '__main__':

@@ -170,3 +170,18 @@ def test_the_guide_shows_the_last_reports(study):
         if md.exists():
             body = md.read_text().split('## Differences')[1].strip().split('\n\n## ')[0]
             assert any(body.replace('\n## ', '\n### ') in c for c in cells), f'run benchmarks/study.py page: {name}'
+
+
+def test_a_run_of_another_plan_with_the_same_config_and_seed_is_not_run_again(study, tmp_path, monkeypatch):
+    plan = dict(selectors=['simple'], arms={'flat': dict(loss='ce', epochs=2, seeds=[1, 0]), 'long': dict(loss='ce', epochs=3, seeds=[0])})
+    (tmp_path/'first').mkdir()
+    result = dict(plan='first', arm='ce', seed=0, config=dict(loss='ce', epochs=2, seeds=[0]), val=dict(simple=dict(miou=[.5] * 3), smart={}))
+    (tmp_path/'first'/'ce__0.json').write_text(json.dumps(result))
+    np.savez(tmp_path/'first'/'ce__0.npz', a=np.ones(2))
+    assert study.adopt_twin(plan, 'second', 'flat', 0, tmp_path)
+    got = json.loads((tmp_path/'second'/'flat__0.json').read_text())
+    assert (got['plan'], got['arm'], got['val']) == ('second', 'flat', result['val'])
+    assert (np.load(tmp_path/'second'/'flat__0.npz')['a'] == 1).all()
+    assert not study.adopt_twin(plan, 'second', 'flat', 1, tmp_path)          # another seed
+    assert not study.adopt_twin(plan, 'second', 'long', 0, tmp_path)          # another config
+    assert not study.adopt_twin({**plan, 'selectors': ['mincost']}, 'third', 'flat', 0, tmp_path)   # a selector it was not scored with
