@@ -423,7 +423,7 @@ def main(argv: list | None = None):
     p.add_argument('--only', default='', help='arms whose name contains this')
     p.add_argument('--seeds', type=int, help='no more than so many of each arm')
     p.add_argument('--threads', type=int, default=1)
-    args = p.parse_args(argv)
+    args = p.parse_intermixed_args(argv)
     if args.what == 'page':
         write_page()
         return

@@ -75,8 +75,10 @@ def test_ctrl_c_in_one_process_ends_all(people, tmp_path):
 
 # --- started by the launcher itself
 
-LAUNCHERS = {
+LAUNCHERS = {      # accelerate starts several processes with --multi_gpu only, GPUs or not
     'torchrun': lambda port: ['--nproc-per-node', '2', '--master-port', port],
+    'accelerate': lambda port: ['launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no',
+                                '--dynamo_backend', 'no', '--main_process_port', port],
 }
 ENV = dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', HF_HUB_OFFLINE='1', NO_ALBUMENTATIONS_UPDATE='1', MPLBACKEND='agg')
 
