@@ -41,7 +41,7 @@ class LevelTree:
     def __init__(self, lift):
         path, parent, leaf_parent, self.steps = splitting_nodes(lift)
         (self.L, self.K), self.J = path.shape, len(parent)
-        self.native, self._made = native_tree(path), {}
+        self.native, self.leaf_parent, self._made = native_tree(path), leaf_parent.tolist(), {}
         inner = np.where(path < self.K, self.J, path - self.K)      # J, the free channel, where a class is one leaf
         self._host = dict(parent=parent, leaf_parent=leaf_parent, node=path, path=inner)
     def on(self, name, device):
@@ -63,35 +63,46 @@ def sum_up(p, tree):
     sums[:, 0] = 1
     return sums
 
-def spread_down(f, tree):
-    "(B, J + 1, n) terms of inner nodes to (B, K, n): the sum over the inner nodes above each leaf; writes into `f`."
+def spread_down(f, p, tree):
+    "(B, J + 1, n) terms of inner nodes to (B, K, n): p times the sum over the inner nodes above; writes into `f`."
     parent = tree.on('parent', f.device)
     if tree.steps: f[:, slice(*tree.steps[0])] += f[:, :1]
     for start, stop in tree.steps[1:]: f[:, start:stop] += f.index_select(1, parent[start:stop])
-    return f.index_select(1, tree.on('leaf_parent', f.device))
+    if len(p) * p.shape[2] < 100 * tree.K: return f.index_select(1, tree.on('leaf_parent', f.device)).mul_(p)
+    out = torch.empty_like(p)                         # leaf by leaf, where leaves are few: one pass over memory, not two
+    for k, j in enumerate(tree.leaf_parent): torch.mul(p[:, k], f[:, j], out=out[:, k])
+    return out
 
 # %% ../../nbs/06ab_losses.level_ce.ipynb #6ff53a8b
 def path_index(tree, y, l):
     "(B, 1, n) channel, in what `sum_up` returns, of the true class of level l."
     return tree.on('path', y.device)[l].index_select(0, y.reshape(-1)).view(len(y), 1, -1)
 
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+def keep_only(x, valid):
+    "0 where a pixel is not valid, in place, inf and nan too: `masked_fill_` by bits, four times as fast on a processor."
+    bits = _BITS[x.element_size()]
+    x.view(bits).bitwise_and_(valid.to(bits).neg_())
+    return x
+
 def pixel_table(y, weight, ignore_index, dtype):
-    "The target with 0 for void, which pixels are void, and (L or 1, B, n) weights of the pixels, 0 where void."
+    "The target with 0 for void, which pixels are not void, and (L or 1, B, n) weights of the pixels, 0 where void."
     valid = y != ignore_index
-    y, void = torch.where(valid, y, 0), ~valid
-    if weight is None: return y, void, valid.to(dtype)[None]
+    y = y * valid
+    if weight is None: return y, valid, valid.to(dtype)[None]
     w = torch.empty(len(weight), y.numel(), dtype=dtype, device=y.device)
     for o, table in zip(w, weight.to(dtype)): torch.index_select(table, 0, y.reshape(-1), out=o)
-    return y, void, w.view(-1, *y.shape).masked_fill_(void, 0)
+    return y, valid, keep_only(w.view(-1, *y.shape), valid)
 
 # %% ../../nbs/06ab_losses.level_ce.ipynb #adbaf063
 _CHUNK = 1 << 10
 
-def rare_pixels(p_true, void):
+def rare_pixels(p_true, valid):
     "(m, 2) image and position of the pixels whose sums of probabilities have lost digits, in chunks."
     tiny = torch.finfo(p_true.dtype).tiny * 1e8
     if not p_true.numel() or not p_true.amin() < tiny: return ()
-    return ((p_true < tiny) & ~void).nonzero().split(_CHUNK)
+    return ((p_true < tiny) & valid).nonzero().split(_CHUNK)
 
 def columns(z, y, at, tree):
     "Logits (m, K) less their maximum at these pixels, and for each level which leaves are under the true class."
@@ -113,16 +124,16 @@ def exact_grad(z, y, at, tree, c):
 # %% ../../nbs/06ab_losses.level_ce.ipynb #1281725c
 def plain_forward(tree, z, y, weight, ignore_index):
     "(L, B) sums of weighted −log P and of weights, and what the gradient needs."
-    y, void, w = pixel_table(y, weight, ignore_index, z.dtype)
+    y, valid, w = pixel_table(y, weight, ignore_index, z.dtype)
     p = z.softmax(1)
     sums, log_p = sum_up(p, tree), z.new_empty(tree.L, *y.shape)
     torch.gather(p, 1, y[:, None], out=log_p[-1][:, None])
     sums[:, -1] = log_p[-1]
     for l in range(tree.L - 1): torch.gather(sums, 1, path_index(tree, y, l), out=log_p[l][:, None])
-    rare = rare_pixels(log_p[-1], void)
+    rare = rare_pixels(log_p[-1], valid)
     log_p.log_()
     for at in rare: log_p[:, at[:, 0], at[:, 1]] = exact_log_p(z, y, at, tree)
-    log_p.masked_fill_(void, 0)
+    keep_only(log_p, valid)
     return -(log_p * w).sum(2), w.sum(2).expand(tree.L, -1), p, log_p, y, w, rare
 
 # %% ../../nbs/06ab_losses.level_ce.ipynb #14285a3e
@@ -137,7 +148,7 @@ def plain_backward(tree, z, scale, p, log_p, y, w, rare):
         pull = log_p[l].neg().clamp_(max=most).exp_().mul_(c).neg_()
         factor.scatter_add_(1, path_index(tree, y, l), pull[:, None])
     at_leaf = (factor[:, -1] * log_p[-1].exp()).sub_(c)
-    grad = spread_down(factor, tree).mul_(p).scatter_add_(1, y[:, None], at_leaf[:, None])
+    grad = spread_down(factor, p, tree).scatter_add_(1, y[:, None], at_leaf[:, None])
     for at in rare:
         b, i = at.unbind(1)
         grad[b, :, i] = exact_grad(z, y, at, tree, w[:, b, i] * scale[:, b])
