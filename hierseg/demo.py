@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fastai.callback.channelslast import ChannelsLast
+
 from .core import text_table, write_atomic
 from .plotting.pictures import save_figure
 from .plotting.curves import plot_history
@@ -37,7 +39,7 @@ def _train(name, data, folder, size, epochs, seed, bs, lr):
     seed_everything(seed)
     tree = data/'classes_hierarchy.yaml'
     dls = HierDataLoaders.from_folder(data, tree, size=size, augment='flip', bs=bs, num_workers=0)
-    learn = hier_learner(dls, 'unet_small', loss=_loss(name, dls.taxonomy))
+    learn = hier_learner(dls, 'unet_small', loss=_loss(name, dls.taxonomy), cbs=ChannelsLast())
     train_experiment(learn, folder, epochs, lr, seed, data=dict(path=str(data.resolve()), images=None, masks=None))
     return evaluate(learn, find_pairs(data, ids=read_ids(data/'val_id.txt')), bs=bs).report()
 
