@@ -500,3 +500,11 @@ def test_no_warning_of_a_library_stands_before_our_line(experiment, tmp_path):
     cmd = [sys.executable, '-m', 'hierseg', 'predict', str(experiment), str(tmp_path / 'cut.jpg'), '--out', str(tmp_path / 'm')]
     done = subprocess.run(cmd, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode in (1, 2) and len(done.stderr.strip().splitlines()) == 1 and 'cut.jpg' in done.stderr, done.stderr
+
+
+def test_several_processes_without_accelerate_are_refused_in_one_line(people, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('WORLD_SIZE', '2')                       # what a launcher says
+    monkeypatch.setattr('hierseg.training.distributed.Accelerator', None)
+    assert run('train', people, '--epochs', 1, '--out', tmp_path / 'e', *SMALL) == 2
+    err = capsys.readouterr().err
+    assert "2 processes were started" in err and "pip install 'hierseg[distributed]'" in err and not (tmp_path / 'e').exists()

@@ -69,7 +69,7 @@ def spread_down(f, p, tree):
     if tree.steps: f[:, slice(*tree.steps[0])] += f[:, :1]
     for start, stop in tree.steps[1:]: f[:, start:stop] += f.index_select(1, parent[start:stop])
     if len(p) * p.shape[2] < 100 * tree.K: return f.index_select(1, tree.on('leaf_parent', f.device)).mul_(p)
-    out = torch.empty_like(p)                         # leaf by leaf, where leaves are few: one pass over memory, not two
+    out = torch.empty_like(p)                         # leaf by leaf where leaves are few: one pass, not two
     for k, j in enumerate(tree.leaf_parent): torch.mul(p[:, k], f[:, j], out=out[:, k])
     return out
 
@@ -81,7 +81,7 @@ def path_index(tree, y, l):
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def keep_only(x, valid):
-    "0 where a pixel is not valid, in place, inf and nan too: `masked_fill_` by bits, four times as fast on a processor."
+    "0 where a pixel is not valid, in place, inf and nan too: `masked_fill_` by bits, four times as fast."
     bits = _BITS[x.element_size()]
     x.view(bits).bitwise_and_(valid.to(bits).neg_())
     return x

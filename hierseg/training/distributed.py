@@ -11,11 +11,12 @@ import math
 import os
 import signal
 import threading
+from contextlib import nullcontext
 from types import FrameType
 
 import torch
 from fastai.callback.progress import ProgressCallback
-from fastai.torch_core import default_device, rank_distrib
+from fastai.torch_core import default_device, num_distrib, rank_distrib
 from fastcore.basics import patch
 
 from ..core import ExperimentError
@@ -116,3 +117,12 @@ def to_distributed(self:HierLearner,
     self.add_cb(TogetherTrainer(sync_bn, **kwargs))
     if rank_distrib(): self.remove_cb(ProgressCallback)
     return self
+
+# %% ../../nbs/09d_training.distributed.ipynb #5d724096
+def as_one(learn):
+    "The context in which the processes of a launch train as one; nothing for a single process."
+    if num_distrib() < 2: return nullcontext()
+    if Accelerator is None:
+        raise ExperimentError(f"{num_distrib()} processes were started, and accelerate, by which they train as one, "
+                              "is not installed: pip install 'hierseg[distributed]'")
+    return learn.distrib_ctx()

@@ -12,14 +12,13 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import *  # noqa: F403  (adds fit_one_cycle and lr_find to Learner)
-from fastai.torch_core import num_distrib, rank_distrib, set_seed
+from fastai.torch_core import rank_distrib, set_seed
 from tqdm import tqdm
 
 from ..core import ExperimentError, one_line, without_none, check_types
@@ -32,7 +31,7 @@ from ..data.transforms import read_augmentations
 from ..losses.class_weights import resolve_class_weights
 from ..losses.factory import get_loss, loss_from_config
 from ..models.zoo import model_from_config
-from .distributed import agreed_rate      # the module adds to_distributed to HierLearner, too
+from .distributed import agreed_rate, as_one      # the module adds to_distributed to HierLearner, too
 from .callbacks import EMA, Autocast, SelectorScores, ShowTriples
 from .calibrate import FittedDecoding, read_fitted, save_fitted
 from .folder import (ExperimentCallback, SeedEpochs, experiment_folder, finish_experiment,
@@ -228,8 +227,7 @@ def train_experiment(
     watchers = _watchers(score_selectors, triples_every, ema, precision)
     shown = [] if rank_distrib() else [ConsoleProgress(before=before)]      # of several processes the first one speaks
     cbs = [SeedEpochs(seed, before), *shown, keeper, *watchers, *(cbs or [])]
-    together = learn.distrib_ctx() if num_distrib() > 1 else nullcontext()
-    with learn.removed_cbs(learn._grab_cbs(ProgressCallback)), together:
+    with learn.removed_cbs(learn._grab_cbs(ProgressCallback)), as_one(learn):
         lr = agreed_rate(lr)
         try: learn.fit_one_cycle(epochs, lr, cbs=cbs, start_epoch=start)
         except Exception:
