@@ -307,6 +307,8 @@ def _add_validate(p):
     p.add_argument('--weights', default='model', metavar='W', help=_WEIGHTS_HELP)
     p.add_argument('--bs', type=_positive, default=TrainConfig.bs, help="batch size")
     p.add_argument('--json', type=Path, metavar='F', help="also write everything as JSON")
+    p.add_argument('--examples', type=Path, metavar='F',
+                   help="also draw the best, the median and the worst image; EXPERIMENT/examples.png is shared by push")
     g = p.add_argument_group('every checkpoint')
     g.add_argument('--all-checkpoints', action='store_true',
                    help="score all that --checkpoints kept, and draw losses and mIoU over the epochs")
@@ -334,6 +336,16 @@ def _run_validate(args):
     if own: remove_temporary(args.experiment)
     files = [args.experiment/_scores_name(args)]*own + [args.json]*bool(args.json)
     _each(*(lambda f=f: _write_json(f, report) for f in files))
+    if args.examples: _draw_examples(learn, pairs, args)
+
+def _draw_examples(learn, pairs, args):
+    "hierseg validate --examples"
+    from hierseg.evaluation.interpretation import HierInterpretation
+    from hierseg.plotting.pictures import save_figure
+    with learn.no_bar():
+        interp = HierInterpretation.from_learner(learn, dl=learn.dls.test_dl(pairs, with_labels=True, bs=args.bs))
+    save_figure(interp.plot_spread(), args.examples)
+    print(f"hierseg: {args.examples}", file=sys.stderr)
 
 def _warn_of_fitted(pairs, selectors, fitted):
     "Say which of the images are those that a selector was fitted on."

@@ -508,3 +508,19 @@ def test_several_processes_without_accelerate_are_refused_in_one_line(people, tm
     assert run('train', people, '--epochs', 1, '--out', tmp_path / 'e', *SMALL) == 2
     err = capsys.readouterr().err
     assert "2 processes were started" in err and "pip install 'hierseg[distributed]'" in err and not (tmp_path / 'e').exists()
+
+
+def test_validate_draws_examples_and_the_card_shows_them(people, tmp_path, capsys):
+    assert run('train', people, '--epochs', 1, '--out', tmp_path / 'e', *SMALL) == 0
+    assert run('push', tmp_path / 'e', tmp_path / 'before', '--local') == 0
+    assert 'examples.png' not in (tmp_path / 'before/README.md').read_text()
+    picture = tmp_path / 'e/examples.png'
+    assert run('validate', tmp_path / 'e', '--examples', picture) == 0
+    assert str(picture) in capsys.readouterr().err and Image.open(picture).width > 300
+    assert run('push', tmp_path / 'e', tmp_path / 'bundle', '--local') == 0
+    card = (tmp_path / 'bundle/README.md').read_text()
+    assert '](examples.png)' in card and (tmp_path / 'bundle/examples.png').read_bytes() == picture.read_bytes()
+    scores = json.loads((tmp_path / 'e/scores.json').read_text())['selectors']
+    for name, level in scores['simple']['levels'].items():
+        for c, iou in level['iou'].items():
+            assert f"| {name} | {c} | {'–' if iou is None else f'{iou:.3f}'} |" in card

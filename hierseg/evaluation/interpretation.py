@@ -155,6 +155,23 @@ def plot_top_losses(self:HierInterpretation,
     "Image, truth and prediction of the images with the largest loss, on every level, as `plot_worst` draws them."
     return self.plot_worst(k, 'loss')
 
+# %% ../../nbs/10d_evaluation.interpretation.ipynb #67e5a0bb
+@patch
+@check_types
+def plot_spread(self:HierInterpretation,
+    by:str|None='miou', # What images are sorted by, as for `worst`: mIoU of the finest level by default
+    level:int|str|None=None, # mIoU of this level, by name or 0-based index
+): # A matplotlib figure
+    "Image, truth and prediction of the best, the median and the worst image, on every level."
+    col = _column(self.taxonomy, by, level)
+    rows = self.worst(len(self), by, level).dropna(subset=[col])
+    if not len(rows): raise ValueError(f"no image has a value of {col}")
+    which = dict(best=len(rows) - 1, median=len(rows) // 2, worst=0)
+    titles = [f'{word}: {rows.iloc[i]["id"]}, {col.replace("_", " ")} {rows.iloc[i][col]:.3f}'
+              for word, i in which.items()]
+    items = [rows.index[i] for i in which.values()]
+    return triples_figure(self.learn, self.dl, items, titles, self.selector, current_figure())
+
 # %% ../../nbs/10d_evaluation.interpretation.ipynb #88dea8d6
 @patch
 def confusion(self:HierInterpretation,

@@ -60,6 +60,20 @@ def score_table(
     lines = [['', *taxonomy.level_names], ['---'] * (taxonomy.n_levels + 1), *cells]
     return '\n'.join(f"| {' | '.join(line)} |" for line in lines) + '\n'
 
+def class_table(
+    folder:str|Path, # The experiment's folder
+    taxonomy:Taxonomy, # The tree
+) -> str: # Markdown; empty where `hierseg validate` was not run
+    "IoU of every class of every level, a column for each selector."
+    path = Path(folder)/'scores.json'
+    if not path.is_file(): return ''
+    found = json.loads(path.read_text(encoding='utf-8'))['selectors']
+    lines = [['level', 'class', *found], ['---'] * (len(found) + 2)]
+    for name, classes in zip(taxonomy.level_names, taxonomy.level_classes):
+        ious = [[r['levels'][name]['iou'].get(c) for r in found.values()] for c in classes]
+        lines += [[name, c, *('–' if v is None else f'{v:.3f}' for v in row)] for c, row in zip(classes, ious)]
+    return '\n'.join(f"| {' | '.join(line)} |" for line in lines) + '\n'
+
 def card_front(
     rows:list, # From `card_scores`
     taxonomy:Taxonomy, # The tree
@@ -94,8 +108,18 @@ def model_card(
         use += "\npredictor.predict('photo.jpg', selector='iou', probs='calibrated')     # fitted on a hold-out"
     parts = [f"---\n{card_front(rows, taxonomy, license)}---", f"# {Path(repo).name}", *([note] if note else []), does,
              f"```\n{taxonomy.tree()}\n```", f"## Scores\n\n{how}\n\n{score_table(rows, taxonomy)}",
+             *_by_class(folder, taxonomy), *_examples(folder),
              f"## Use\n\n```python\n{use}\n```"]
     return '\n\n'.join(p.strip('\n') for p in parts) + '\n'
+
+def _by_class(folder, taxonomy):
+    table = class_table(folder, taxonomy)
+    if table: yield f"Intersection over union by class:\n\n{table}"
+
+def _examples(folder):
+    if (Path(folder)/'examples.png').is_file():
+        yield "The best, the median and the worst image, truth above prediction on every level:\n\n" \
+              "![three images with truth and prediction](examples.png)"
 
 def _facts(folder, taxonomy):
     "Classes, model, loss, size and epochs in one line."
@@ -110,7 +134,7 @@ def _facts(folder, taxonomy):
 
 # %% ../../nbs/11a_export.hub.ipynb #3b31c53f
 SHARED = ('model.safetensors', 'best.safetensors', 'taxonomy.yaml', 'config.yaml', 'history.csv', 'scores.json',
-          'calibration.yaml', 'calibration_best.yaml', 'curves.png', 'README.md')
+          'calibration.yaml', 'calibration_best.yaml', 'curves.png', 'examples.png', 'README.md')
 
 def bundle(
     folder:str|Path, # The experiment's folder
