@@ -399,8 +399,11 @@ def write_report(name: str, out: Path):
 
 
 def write_page(page: Path = PAGE):
-    "The reports in the cells of the guide that begin with `<!-- study NAME -->`."
+    "The reports in the cells of the guide that begin with `<!-- study NAME -->`, and the curves among its images."
     import hierseg.core as core
+    for png in PLANS.glob('*.png'):
+        (page.parent/'images').mkdir(exist_ok=True)
+        shutil.copyfile(png, page.parent/'images'/f'study_{png.name}')
     nb = json.loads(page.read_text())
     for cell in nb['cells']:
         first = ''.join(cell['source']).split('\n')[0]
