@@ -1,6 +1,7 @@
 "Whatever a configuration, a data folder or an experiment's folder holds, it is used, or refused in one line."
 import io
 import json
+import os
 import shutil
 
 import numpy as np
@@ -24,6 +25,15 @@ TINY = dict(channels_array=[4, 8], bottleneck_channels=8, block_depth=1)
 KEYS = sorted({o.key or n for n, o in TrainConfig.options().items() if o.section is None} | {'data', 'bs', 'augment', 'hierseg'})
 TYPICAL = st.sampled_from(['ce', 'dice', 'inverse', 'smart', 'auto', 'flip', 'all', 'best:2', '1e-3', '64x32', 'bfloat16', True, False, None, 1, 0, .5, 16, [1, 2], [.5, .5, 1.],
                            {'__class__': 'UNet'}, {'__class__': 'HierarchicalLoss', 'base_loss': 'ce'}, {'__class__': ['UNet']}, {'path': 'D'}, {'mean': [0., 0, 0], 'std': [1, 1, 1]}])
+
+
+@pytest.fixture(scope='module', autouse=True)
+def elsewhere(tmp_path_factory):
+    "What a drawn value names, such as a cache's folder, is not made in the repository."
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp('elsewhere'))
+    yield
+    os.chdir(before)
 
 
 def used_or_one_line(use, *names, kind=ValueError):
