@@ -222,6 +222,7 @@ def commit() -> str:
 
 def adopt_twin(plan: dict, name: str, arm: str, seed: int, out: Path) -> bool:
     "Copy the result of another plan that trained the same with the same seed, where it has the selectors asked for."
+    import hierseg.core as core
     for other in sorted(out.glob(f'*/*__{seed}.json')):
         result = json.loads(other.read_text())
         same = {**result['config'], 'seeds': 0} == {**plan['arms'][arm], 'seeds': 0}
@@ -230,7 +231,7 @@ def adopt_twin(plan: dict, name: str, arm: str, seed: int, out: Path) -> bool:
         path = result_file(out, name, arm, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(other.with_suffix('.npz'), path.with_suffix('.npz'))
-        path.write_text(json.dumps({**result, 'plan': name, 'arm': arm}, indent=1))
+        core.write_atomic(path, json.dumps({**result, 'plan': name, 'arm': arm}, indent=1))
         return True
     return False
 

@@ -57,7 +57,10 @@ def score_table(
     "Scores as a table."
     if not rows: return ''
     cells = [[s, *('–' if v is None else f'{v:.3f}' for v in values)] for s, values in rows]
-    lines = [['', *taxonomy.level_names], ['---'] * (taxonomy.n_levels + 1), *cells]
+    return _markdown(['', *taxonomy.level_names], cells)
+
+def _markdown(header, rows):
+    lines = [header, ['---'] * len(header), *rows]
     return '\n'.join(f"| {' | '.join(line)} |" for line in lines) + '\n'
 
 def class_table(
@@ -68,11 +71,10 @@ def class_table(
     path = Path(folder)/'scores.json'
     if not path.is_file(): return ''
     found = json.loads(path.read_text(encoding='utf-8'))['selectors']
-    lines = [['level', 'class', *found], ['---'] * (len(found) + 2)]
-    for name, classes in zip(taxonomy.level_names, taxonomy.level_classes):
-        ious = [[r['levels'][name]['iou'].get(c) for r in found.values()] for c in classes]
-        lines += [[name, c, *('–' if v is None else f'{v:.3f}' for v in row)] for c, row in zip(classes, ious)]
-    return '\n'.join(f"| {' | '.join(line)} |" for line in lines) + '\n'
+    def iou(r, name, c): return r['levels'].get(name, {}).get('iou', {}).get(c)
+    rows = [[name, c, *('–' if v is None else f'{v:.3f}' for v in (iou(r, name, c) for r in found.values()))]
+            for name, classes in zip(taxonomy.level_names, taxonomy.level_classes) for c in classes]
+    return _markdown(['level', 'class', *found], rows)
 
 def card_front(
     rows:list, # From `card_scores`
