@@ -35,7 +35,8 @@ def read_plan(name: str) -> dict:
     "A plan with its defaults filled in; raises `SystemExit` in one line where there is none of that name."
     path = PLANS/f'{name}.yaml'
     if not path.exists():
-        raise SystemExit(f"{path.name}: no such plan; there are {', '.join(sorted(p.stem for p in PLANS.glob('*.yaml')))}")
+        names = ', '.join(sorted(p.stem for p in PLANS.glob('*.yaml')))
+        raise SystemExit(f'{path.name}: no such plan; there are {names}')
     plan = yaml.safe_load(path.read_text())
     for arm in plan['arms'].values():
         for k, v in plan['all'].items():
@@ -161,6 +162,12 @@ def sizes_by_image(conf, selector: str) -> dict:
     return out
 
 
+def pixels_of(conf) -> dict:
+    "Pixels that were scored, and those of them that are no background."
+    total = conf.n_pixels
+    return dict(all=total, foreground=total - round(conf.background()['true'] * total))
+
+
 def summary(conf, selectors: dict) -> dict:
     "The scores of a run in plain values."
     levels = range(LEVELS)
@@ -204,9 +211,10 @@ def run_one(plan: dict, name: str, arm_name: str, seed: int, data: Path, out: Pa
         val = score(learn, split[2], selectors)
     result = dict(plan=name, arm=arm_name, seed=seed, config=arm, **trained,
                   parameters=sum(p.numel() for p in learn.model.parameters()), val=summary(val, selectors),
-                  images=[len(s) for s in (learn.dls.train_ds, *split[1:])], device=str(learn.dls.device),
-                  scoring_seconds=round(time.time() - start), threads=torch.get_num_threads(),
-                  date=f'{datetime.date.today()}', commit=commit(), torch=torch.__version__)
+                  images=[len(s) for s in (learn.dls.train_ds, *split[1:])], pixels=pixels_of(val),
+                  device=str(learn.dls.device), scoring_seconds=round(time.time() - start),
+                  threads=torch.get_num_threads(), date=f'{datetime.date.today()}', commit=commit(),
+                  torch=torch.__version__)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {k: v.astype(np.int32) for n in selectors for k, v in sizes_by_image(val, n).items()}
     hs.write_atomic(path.with_suffix('.npz'), lambda tmp: np.savez_compressed(open(tmp, 'wb'), **arrays))
@@ -244,7 +252,9 @@ def run(names: list, data: Path, out: Path, budget: float, smallest: bool, only:
         for arm, seed in runs_of(plan):
             path = result_file(out, name, arm, seed)
             beyond = seeds is not None and seed in plan['arms'][arm]['seeds'][seeds:]
-            if path.exists() or beyond or only and only not in arm or not smallest and adopt_twin(plan, name, arm, seed, out):
+            if path.exists() or beyond or only and only not in arm:
+                continue
+            if not smallest and adopt_twin(plan, name, arm, seed, out):
                 continue
             if time.time() + longest > end:
                 print('the budget is spent')
@@ -287,7 +297,8 @@ def paired_interval(ours: list, theirs: list, level: int, seed: int = 0) -> tupl
     else:
         pick = rng.integers(n, size=(DRAWS, n))
         drawn = diffs[pick, np.arange(1, DRAWS + 1)[:, None]].mean(1)
-        drawn = drawn.mean() + (drawn - drawn.mean()) * (n / (n - 1))**.5       # few seeds show too little of their spread
+        # few seeds show too little of their spread
+        drawn = drawn.mean() + (drawn - drawn.mean()) * (n / (n - 1))**.5
     low, high = np.quantile(drawn, [.025, .975])
     return diffs[:, 0].mean(), low, high
 
@@ -314,19 +325,48 @@ def table(header: list, rows: list) -> list[str]:
     return [f"| {' | '.join(r)} |" for r in ([*map(str, header)], ['---'] * len(header), *rows)]
 
 
+def pixels(found: dict) -> dict | None:
+    "All pixels of the validation images and those of the foreground, the same for every run; None where none tells."
+    return next((r['pixels'] for r, _ in found.values() if 'pixels' in r), None)
+
+
+def share_of_background(arrays, selector: str, count: dict) -> float:
+    "Share of the pixels that the leaves give to the background."
+    # found + union of a class is what is true and what is predicted
+    true_and_predicted = sum(arrays[f'{selector}|{LEVELS - 1}|{o}'].sum(dtype=np.int64) for o in ('found', 'union'))
+    return 1 - (true_and_predicted - count['foreground']) / count['all']
+
+
 def mean_rows(plan: dict, found: dict, split: str):
     "Arm and selector by level: mean over seeds, and the spread of the seeds."
+    count = pixels(found)
     for arm in plan['arms']:
         for s in plan['selectors']:
-            got = [r for (a, _), (r, _) in found.items() if a == arm and s in r[split]]
-            if not got:
+            runs = [(r, arrays) for (a, _), (r, arrays) in found.items() if a == arm and s in r[split]]
+            if not runs:
                 continue
+            got = [r for r, _ in runs]
             m = np.array([r[split][s]['miou'] for r in got])
             spread = m.std(0, ddof=1) if len(m) > 1 else [None] * LEVELS
             cells = [f'{v:.3f}' + (f' ± {d:.3f}' if d is not None else '') for v, d in zip(m.mean(0), spread)]
             incon = np.mean([r[split][s]['inconsistent'] for r in got])
             back = np.mean([r[split][s]['background_iou'][-1] for r in got])
-            yield [arm, s, str(len(got)), *cells, f'{back:.3f}', f'{100 * incon:.1f} %']
+            share = np.mean([share_of_background(a, s, count) for _, a in runs]) if count else float('nan')
+            yield [arm, s, str(len(got)), *cells, f'{back:.3f}', f'{100 * share:.1f} %', f'{100 * incon:.1f} %']
+
+
+def best_epoch_rows(plan: dict, found: dict):
+    "The leaves on the hold-out at the last epoch and at the best one, and the gap between the two losses at the end."
+    for arm in plan['arms']:
+        rows = []
+        for history in [r['history'] for (a, _), (r, _) in found.items() if a == arm]:
+            leaves = [h['miou_level_3'] for h in history]
+            best = int(np.argmax(leaves))
+            rows.append([leaves[-1], leaves[best], best + 1, history[-1]['valid_loss'] - history[-1]['train_loss']])
+        if rows:
+            last, top, epoch, gap = np.mean(rows, 0)
+            epochs = f'{epoch:.0f} of {len(history)}'
+            yield [arm, f'{last:.3f}', f'{top:.3f}', epochs, f'{top - last:+.3f}', f'{gap:+.3f}']
 
 
 def contrast_rows(plan: dict, found: dict):
@@ -340,7 +380,8 @@ def contrast_rows(plan: dict, found: dict):
         cells = []
         for l in range(LEVELS):
             def side(arm, sel, l=l):
-                return [tuple(found[arm, s][1][f'{sel}|{l}|{o}'].astype(float) for o in ('found', 'union')) for s in seeds]
+                arrays = [found[arm, s][1] for s in seeds]
+                return [tuple(a[f'{sel}|{l}|{o}'].astype(float) for o in ('found', 'union')) for a in arrays]
             d, low, high = paired_interval(side(arm_a, sel_a), side(arm_b, sel_b), l)
             word = '' if low > 0 or high < 0 else ' undecided'
             cells.append(f'{d:+.3f} ({low:+.3f} to {high:+.3f}){word}')
@@ -355,18 +396,30 @@ def report(name: str, out: Path) -> str:
         return f"# {plan['title']}\n\nNothing has been run yet.\n"
     results = [r for r, _ in found.values()]
     first, levels = results[0], [f'level {l + 1}' for l in range(LEVELS)]
-    about = (f"{len(results)} of {len(list(runs_of(plan)))} planned runs, {min(r['date'] for r in results)} to "
-             f"{max(r['date'] for r in results)}, commits {', '.join(sorted({r['commit'] for r in results}))}, "
-             f"torch {first['torch']}, {first['device']} with {first['threads']} thread a run. Trained on {first['images'][0]} images, "
-             f"{first['images'][1]} of the training ids held out, scored once on the {first['images'][2]} of val_id: mIoU "
-             "pooled over all pixels at native size, background excluded (its IoU on the leaves stands beside).")
-    text = [f"# {plan['title']}", '', about, '', f"    python benchmarks/study.py run {name} --data PASCAL_PART --out FOLDER",
+    dates, commits = [sorted({r[k] for r in results}) for k in ('date', 'commit')]
+    about = (f"{len(results)} of {len(list(runs_of(plan)))} planned runs, {dates[0]} to {dates[-1]}, commits "
+             f"{', '.join(commits)}, torch {first['torch']}, {first['device']} with {first['threads']} thread a run. "
+             f"Trained on {first['images'][0]} images, {first['images'][1]} of the training ids held out, scored once "
+             f"on the {first['images'][2]} of val_id: mIoU pooled over all pixels at native size, background excluded "
+             "(its IoU on the leaves stands beside, and the share of the pixels that it is given).")
+    count = pixels(found)
+    if count:
+        about += f" In truth it has {100 - 100 * count['foreground'] / count['all']:.1f} % of them."
+    text = [f"# {plan['title']}", '', about, '',
+            f"    python benchmarks/study.py run {name} --data PASCAL_PART --out FOLDER",
             f"    python benchmarks/study.py report {name} --out FOLDER", '', '## Asked before the runs', '',
             *(f'- {q}' for q in plan['hypotheses']), '', '## Differences', '',
-            'Mean over seeds, with the 95 % interval of a bootstrap over seeds and images, the same draws on both sides; with one '
-            'seed over images only.', '', *table(['', 'seeds', *levels], contrast_rows(plan, found)), '', '## Scores', '',
+            'Mean over seeds, with the 95 % interval of a bootstrap over seeds and images, the same draws on both '
+            'sides; with one seed over images only.', '',
+            *table(['', 'seeds', *levels], contrast_rows(plan, found)), '', '## Scores', '',
             'Mean over seeds ± standard deviation of a seed.', '',
-            *table(['arm', 'selector', 'seeds', *levels, 'background', 'inconsistent'], mean_rows(plan, found, 'val')), '']
+            *table(['arm', 'selector', 'seeds', *levels, 'background', 'share', 'inconsistent'],
+                   mean_rows(plan, found, 'val')), '']
+    if plan.get('curves'):
+        header = ['arm', 'last epoch', 'best', 'at epoch', 'best, over last', 'hold-out loss, over training loss']
+        text += ['## The best epoch', '', 'Leaves on the hold-out, at the size of the network: what keeping the best '
+                 'epoch would win, chosen on the images that it is measured on, so at most this.', '',
+                 *table(header, best_epoch_rows(plan, found)), '']
     return '\n'.join(text)
 
 
@@ -408,7 +461,7 @@ def write_page(page: Path = PAGE):
     nb = json.loads(page.read_text())
     for cell in nb['cells']:
         first = ''.join(cell['source']).split('\n')[0]
-        name = re.fullmatch('<!-- study ([a-z]+) -->', first)
+        name = re.fullmatch('<!-- study ([a-z_]+) -->', first)
         if name and (PLANS/f'{name[1]}.md').exists():
             text = re.sub('^#', '##', (PLANS/f'{name[1]}.md').read_text().strip(), flags=re.MULTILINE)
             cell['source'] = f'{first}\n{text}'.splitlines(True)
@@ -439,7 +492,8 @@ def main(argv: list | None = None):
         return
     if args.data is None:
         p.error('name the folder of Pascal-part: --data, or HIERSEG_PASCAL_PART')
-    os.environ.update(OMP_NUM_THREADS=str(args.threads), HF_HUB_OFFLINE='1', NO_ALBUMENTATIONS_UPDATE='1', MPLBACKEND='agg')
+    os.environ.update(OMP_NUM_THREADS=str(args.threads), HF_HUB_OFFLINE='1', NO_ALBUMENTATIONS_UPDATE='1',
+                      MPLBACKEND='agg')
     import torch
     torch.set_num_threads(args.threads)
     run(args.plan, Path(args.data), args.out, args.budget, args.smallest, args.only, args.seeds)

@@ -122,6 +122,7 @@ def test_from_plan_to_report(study, tmp_path, monkeypatch, capsys):
     text = (tmp_path/'plans/p.md').read_text()
     assert len(results) == 5 and (tmp_path/'plans/p.png').stat().st_size > 1000
     assert '5 of 5 planned runs' in text and '| coarse, over flat | 2 |' in text and 'never run' not in text
+    assert 'In truth it has' in text and '## The best epoch' in text and '1 of 1' in text
     by = {(r['arm'], r['seed']): r for r in results}
     assert [by['few', 0]['images'], by['flat', 1]['images']] == [[16, 2, 4], [18, 2, 4]]
     scores = by['flat', 0]['val']
@@ -130,6 +131,27 @@ def test_from_plan_to_report(study, tmp_path, monkeypatch, capsys):
         for l in range(3):
             assert scores[s]['miou'][l] == pytest.approx(float(study.pooled(
                 np.ones((1, 4)), arrays[f'{s}|{l}|found'], arrays[f'{s}|{l}|union'])[0]), abs=1e-4)
+
+
+def test_share_of_the_background_is_that_of_the_confusion(study):
+    import torch
+    from hierseg.metrics.confusion import LevelConfusion
+    tax, g = study.person_tree(), torch.Generator().manual_seed(0)
+    conf = LevelConfusion(tax, ['simple'])
+    for _ in range(3):
+        pred, true = (torch.randint(0, tax.n_leaves, (2, 9, 7), generator=g) for _ in range(2))
+        conf.update({'simple': [up[pred] for up in map(torch.as_tensor, tax.lift)]}, true)
+    arrays, count = study.sizes_by_image(conf, 'simple'), study.pixels_of(conf)
+    assert count['all'] == 3 * 2 * 9 * 7
+    assert study.share_of_background(arrays, 'simple', count) == pytest.approx(conf.background()['predicted'])
+
+
+def test_the_best_epoch_is_told_beside_the_last(study):
+    def history(*leaves): return [dict(miou_level_3=v, train_loss=1., valid_loss=1.5) for v in leaves]
+    plan = dict(arms={'a': {}, 'b': {}, 'not run': {}})
+    found = {('a', 0): (dict(history=history(.1, .4, .3)), None), ('b', 0): (dict(history=history(.1, .2, .3)), None)}
+    assert [*study.best_epoch_rows(plan, found)] == [['a', '0.300', '0.400', '2 of 3', '+0.100', '+0.500'],
+                                                     ['b', '0.300', '0.300', '3 of 3', '+0.000', '+0.500']]
 
 
 def test_a_run_that_another_process_has_is_left_to_it(study, tmp_path):
@@ -143,13 +165,13 @@ def test_a_run_that_another_process_has_is_left_to_it(study, tmp_path):
 
 def test_reports_go_into_the_guide(study, tmp_path, monkeypatch):
     monkeypatch.setattr(study, 'PLANS', tmp_path)
-    (tmp_path/'p.md').write_text('# A plan\n\n## Scores\n\n| a |\n')
-    cells = [['why'], ['<!-- study p -->\n', 'old'], ['<!-- study q -->\n', 'not run']]
+    (tmp_path/'p_q.md').write_text('# A plan\n\n## Scores\n\n| a |\n')
+    cells = [['why'], ['<!-- study p_q -->\n', 'old'], ['<!-- study q -->\n', 'not run']]
     page = tmp_path/'page.ipynb'
     page.write_text(json.dumps(dict(cells=[dict(cell_type='markdown', source=s) for s in cells])))
     study.write_page(page)
     after = [''.join(c['source']) for c in json.loads(page.read_text())['cells']]
-    assert after == ['why', '<!-- study p -->\n## A plan\n\n### Scores\n\n| a |', '<!-- study q -->\nnot run']
+    assert after == ['why', '<!-- study p_q -->\n## A plan\n\n### Scores\n\n| a |', '<!-- study q -->\nnot run']
 
 
 def test_wrong_calls_end_in_one_line(study, capsys, monkeypatch):
