@@ -6,7 +6,7 @@
 
 A plan is `benchmarks/study/NAME.yaml`: what is asked, the arms, the seeds, the contrasts; written before the runs.
 `run` does what is missing and can be stopped at any time; `report` writes NAME.md and NAME.json beside the plan;
-`page` puts them into the guide that shows them.
+`page` puts them into the guide that shows them. Curves are drawn among the guide's images.
 """
 from __future__ import annotations
 
@@ -441,23 +441,22 @@ def curves(found: dict):
 
 
 def write_report(name: str, out: Path):
-    "NAME.md, and NAME.json with the scores of every run, beside the plan; NAME.png where the plan asks for curves."
+    "NAME.md, and NAME.json with the scores of every run, beside the plan; the picture of curves for the guide."
     import hierseg.core as core
     plan = read_plan(name)
     found = load(plan, name, out)
     core.write_atomic(PLANS/f'{name}.md', report(name, out))
     core.write_atomic(PLANS/f'{name}.json', json.dumps([r for r, _ in found.values()], indent=1) + '\n')
     if plan.get('curves') and found:
-        core.write_atomic(PLANS/f'{name}.png', lambda tmp: curves(found).savefig(tmp, format='png', dpi=110))
+        picture = PAGE.parent/f'images/study_{name}.png'
+        picture.parent.mkdir(exist_ok=True)
+        core.write_atomic(picture, lambda tmp: curves(found).savefig(tmp, format='png', dpi=110))
     print((PLANS/f'{name}.md').read_text())
 
 
 def write_page(page: Path = PAGE):
-    "The reports in the cells of the guide that begin with `<!-- study NAME -->`, and the curves among its images."
+    "The reports in the cells of the guide that begin with `<!-- study NAME -->`."
     import hierseg.core as core
-    for png in PLANS.glob('*.png'):
-        (page.parent/'images').mkdir(exist_ok=True)
-        shutil.copyfile(png, page.parent/'images'/f'study_{png.name}')
     nb = json.loads(page.read_text())
     for cell in nb['cells']:
         first = ''.join(cell['source']).split('\n')[0]

@@ -106,6 +106,7 @@ def test_few_fine_images_and_as_many_steps(study, tmp_path):
 
 def test_from_plan_to_report(study, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(study, 'PLANS', tmp_path/'plans')
+    monkeypatch.setattr(study, 'PAGE', tmp_path/'page.ipynb')
     (tmp_path/'plans').mkdir()
     (tmp_path/'plans/p.yaml').write_text(yaml.safe_dump({**PLAN, 'curves': True}))
     data = make_synthetic(tmp_path/'d', 20, 4, 32, seed=0)
@@ -120,7 +121,7 @@ def test_from_plan_to_report(study, tmp_path, monkeypatch, capsys):
     study.main(['report', 'p', *out])
     results = json.loads((tmp_path/'plans/p.json').read_text())
     text = (tmp_path/'plans/p.md').read_text()
-    assert len(results) == 5 and (tmp_path/'plans/p.png').stat().st_size > 1000
+    assert len(results) == 5 and (tmp_path/'images/study_p.png').stat().st_size > 1000
     assert '5 of 5 planned runs' in text and '| coarse, over flat | 2 |' in text and 'never run' not in text
     assert 'In truth it has' in text and '## The best epoch' in text and '1 of 1' in text
     by = {(r['arm'], r['seed']): r for r in results}
