@@ -304,6 +304,8 @@ def _add_validate(p):
                    help="pooled over all pixels, mean over images, or as the original study counted")
     p.add_argument('--at', choices=['native', 'input'], default='native',
                    help="score at the masks' own size, or at the network's input size")
+    p.add_argument('--tta', action='store_true',
+                   help="score the mean of each image and its mirror image, as predict --tta answers")
     p.add_argument('--weights', default='model', metavar='W', help=_WEIGHTS_HELP)
     p.add_argument('--bs', type=_positive, default=TrainConfig.bs, help="batch size")
     p.add_argument('--json', type=Path, metavar='F', help="also write everything as JSON")
@@ -319,6 +321,8 @@ def _add_validate(p):
 # %% ../nbs/12_cli.ipynb #f82efbf3
 def _run_validate(args):
     "hierseg validate"
+    if args.tta and (args.at == 'input' or args.all_checkpoints):
+        raise UsageError("--tta scores one model at native size: leave --at input and --all-checkpoints out")
     if args.all_checkpoints: return _validate_all(args)
     from hierseg.training.run import is_own_data, load_experiment, pairs_of_experiment
     from hierseg.evaluation.report import evaluate, report_text
@@ -329,8 +333,9 @@ def _run_validate(args):
     own = is_own_data(args.experiment, args.data)
     if own and learn.fitted: _warn_of_fitted(pairs, selectors, learn.fitted)
     with _bar('scoring', len(pairs)) as progress:
-        report = evaluate(learn, pairs, selectors, args.at == 'native', args.bs, progress).report()
-    report = dict(weights=args.weights, at=args.at, **report)
+        looks = True if args.tta else None
+        report = evaluate(learn, pairs, selectors, args.at == 'native', args.bs, progress, looks).report()
+    report = dict(weights=args.weights, at=args.at, tta=args.tta, **report)
     print(report_text(report, learn.taxonomy, args.at, args.reduction))
     own = own and args.ids is None
     if own: remove_temporary(args.experiment)
@@ -358,7 +363,7 @@ def _names(text): return [s.strip() for s in text.split(',') if s.strip()] or ['
 
 def _scores_name(args):
     "scores.json for the last epoch at native size, else a name that says what is different."
-    more = [args.weights] * (args.weights != 'model') + ['input'] * (args.at == 'input')
+    more = [args.weights] * (args.weights != 'model') + ['input'] * (args.at == 'input') + ['tta'] * args.tta
     return '_'.join(['scores', *more]) + '.json'
 
 # %% ../nbs/12_cli.ipynb #e109eb66
@@ -456,7 +461,7 @@ def _add_predict(p):
     g.add_argument('--tile', type=_positive, metavar='N', help="in tiles of N pixels, for large images")
     g.add_argument('--overlap', type=int, default=128, metavar='N', help="pixels that tiles share")
     g.add_argument('--scale', type=float, metavar='S', help="network pixels for each of the photograph's")
-    g.add_argument('--tta', action='store_true', help="several sizes, and mirrored: slower, a little better")
+    g.add_argument('--tta', action='store_true', help="also mirrored, and the mean of both: slower, a little better")
 
 # %% ../nbs/12_cli.ipynb #3aafdca4
 def _predictor_of(args):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hierseg.cli import main
@@ -349,6 +350,25 @@ def test_all_checkpoints_are_scored_and_drawn(kept, tmp_path, capsys):
     assert run('predict', kept / 'hier', next((kept / 'hier').glob('*.png')), '--weights', 'epoch_000', '--out', tmp_path / 'm') == 0
     capsys.readouterr()
     assert run('validate', kept / 'hier', '--all-checkpoints', '--ids', kept / 'hier/train_id.txt') == 2 and '--out' in capsys.readouterr().err
+
+
+def test_validate_scores_what_predict_answers_with_a_mirror(kept, tmp_path, capsys):
+    import hierseg.all as hs
+    assert run('validate', kept / 'hier', '--tta', '--selectors', 'smart', '--json', tmp_path / 's.json') == 0
+    assert 'mean of image and mirror image' in capsys.readouterr().out
+    assert (kept / 'hier/scores_tta.json').read_text() == (tmp_path / 's.json').read_text()
+    pairs = hs.pairs_of_experiment(kept / 'hier')
+    images = [p.image for p in pairs]
+    tax = hs.Taxonomy(kept / 'hier/taxonomy.yaml')
+    conf = hs.LevelConfusion(tax, ['smart'])
+    for p, answer in hs.HierPredictor.from_experiment(kept / 'hier', selector='smart').predict_many(images, looks=True):
+        mask = next(q.mask for q in pairs if q.image == p)
+        conf.update({'smart': [torch.from_numpy(m)[None] for m in answer.levels]}, torch.from_numpy(tax.encode(hs.read_mask(mask), mask))[None])
+    scores = json.loads((tmp_path / 's.json').read_text())
+    assert scores['tta'] is True
+    for l, name in enumerate(tax.level_names):
+        assert scores['selectors']['smart']['levels'][name]['miou'] == pytest.approx(conf.miou(l))
+    assert run('validate', kept / 'hier', '--tta', '--at', 'input') == 2 and '--tta' in capsys.readouterr().err
 
 
 def test_validate_leaves_its_scores_where_compare_finds_them(kept, people, tmp_path, capsys):

@@ -16,6 +16,7 @@ from ..data.transforms import fit_mask
 from ..metrics.confusion import LevelConfusion
 from ..training.learner import HierLearner
 from .inference import predict_probs, preparation, validation_fit
+from .predictor import HierPredictor, Looks
 
 # %% auto #0
 __all__ = ['evaluate', 'report_text']
@@ -29,15 +30,19 @@ def evaluate(
     native:bool=True, # At the masks' own size; else at the network's input size
     bs:int=8, # Images a batch
     progress=None, # Called with (done, total)
+    looks:Looks|bool|None=None, # Sizes and mirrors of a photograph to average over; True for one mirror
 ) -> LevelConfusion: # Every score can be read off it; raises `DataError` with the name of a file that does not fit
     "Score a learner on images and masks."
     pairs = list(pairs)
     if not pairs: raise DataError("there is nothing to score: the list of images is empty")
     if odd := [p for p in pairs if not hasattr(p, 'mask')]:
         raise DataError(f"evaluate: {odd[0]} is no pair of image and mask; find_pairs makes them")
+    if looks and not native: raise ValueError("looks are averaged at the photographs' own size; leave native=True")
     device = next(learn.model.parameters()).device
     conf = LevelConfusion(learn.taxonomy, _rules(learn, selectors), learn.head)
-    for i, (pair, (_, levels)) in enumerate(zip(pairs, predict_probs(learn, [p.image for p in pairs], bs, native))):
+    images = [p.image for p in pairs]
+    answers = _averaged(learn, images, bs, looks) if looks else predict_probs(learn, images, bs, native)
+    for i, (pair, (_, levels)) in enumerate(zip(pairs, answers)):
         target = _target(pair, learn, levels[-1].shape[-2:], native).to(device)
         conf.update({name: s.select(levels, log=False) for name, s in conf.selectors.items()}, target)
         if progress: progress(i + 1, len(pairs))
@@ -46,6 +51,12 @@ def evaluate(
 def _rules(learn, selectors):
     "Name to selector, those that were fitted with their numbers."
     return {s if isinstance(s, str) else s.name: learn.rule(s) for s in selectors}
+
+def _averaged(learn, images, bs, looks):
+    "What `predict_probs` yields, averaged over sizes and mirrors."
+    device = next(learn.model.parameters()).device
+    for image, answer in HierPredictor.from_learner(learn).predict_many(images, bs, probs=True, looks=looks):
+        yield image, [torch.from_numpy(p)[None].to(device) for p in answer.probs]
 
 def _target(pair, learn, shape, native):
     "The encoded mask of a pair (1, H, W), at the size of the prediction."
@@ -74,7 +85,8 @@ def report_text(
     "The scores as text."
     if reduction not in _READING: raise unknown('reduction', reduction, _READING)
     width, out = max(7, *map(len, report['selectors'])), 'background excluded, ' if taxonomy.background else ''
-    title = f"mIoU, {_READING[reduction][1]}, {out}at {at} size, {report['images']} images"
+    mirrored = 'mean of image and mirror image, ' if report.get('tta') else ''
+    title = f"mIoU, {_READING[reduction][1]}, {out}at {at} size, {mirrored}{report['images']} images"
     levels = _level_table(report, taxonomy, reduction, width)
     tables = [levels, _tree_table(report, width), _class_table(report, taxonomy)]
     return '\n'.join([title, *(line for table in tables for line in ('', *table))])
