@@ -351,8 +351,8 @@ def mean_rows(plan: dict, found: dict, split: str):
             cells = [f'{v:.3f}' + (f' ± {d:.3f}' if d is not None else '') for v, d in zip(m.mean(0), spread)]
             incon = np.mean([r[split][s]['inconsistent'] for r in got])
             back = np.mean([r[split][s]['background_iou'][-1] for r in got])
-            share = np.mean([share_of_background(a, s, count) for _, a in runs]) if count else float('nan')
-            yield [arm, s, str(len(got)), *cells, f'{back:.3f}', f'{100 * share:.1f} %', f'{100 * incon:.1f} %']
+            share = f'{100 * np.mean([share_of_background(a, s, count) for _, a in runs]):.1f} %' if count else '–'
+            yield [arm, s, str(len(got)), *cells, f'{back:.3f}', share, f'{100 * incon:.1f} %']
 
 
 def best_epoch_rows(plan: dict, found: dict):
