@@ -124,15 +124,25 @@ def _examples(folder):
               "![three images with truth and prediction](examples.png)"
 
 def _facts(folder, taxonomy):
-    "Classes, model, loss, size and epochs in one line."
+    "Classes, model, loss, size, epochs and where they began, in one line."
     cfg = read_config(folder)
     params, loss, size = cfg.get('model_params') or {}, cfg.get('loss'), cfg.get('size')
     model = ', '.join(str(o) for o in (params.get('__class__'), params.get('encoder')) if o)
-    loss = loss.get('__class__') if isinstance(loss, dict) else loss
+    if isinstance(loss, dict): loss = ' of '.join(str(o) for o in (loss.get('__class__'), _base(loss)) if o)
     if isinstance(size, (list, tuple)): size = 'x'.join(str(o) for o in size[::-1])
     images = 'images at their own size' if size is None else f'images at {size} pixels'
     return '; '.join([f"{taxonomy.n_leaves} classes on {taxonomy.n_levels} levels", f"model: {model}", f"loss: {loss}",
-                      images, f"{cfg.get('epochs', '?')} epochs"])
+                      images, f"{cfg.get('epochs', '?')} epochs{_start(params)}"])
+
+def _base(loss):
+    "The pixel loss of a level loss, where it has a name."
+    base = loss.get('base_loss')
+    return base.get('__class__') if isinstance(base, dict) else base
+
+def _start(params):
+    "The finished model that the training went on from."
+    start = params.get('start') or {}
+    return f", from the weights of {Path(str(start['from'])).name}" if start.get('from') else ''
 
 # %% ../../nbs/11a_export.hub.ipynb #3b31c53f
 SHARED = ('model.safetensors', 'best.safetensors', 'taxonomy.yaml', 'config.yaml', 'history.csv', 'scores.json',
