@@ -99,6 +99,10 @@ def train_pairs(arm: dict, pairs: list, tax, seed: int, out: Path):
     if arm.get('others') == 'left out':
         return [pairs[i] for i in fine] * (len(pairs) // len(fine))          # as many steps as the other arms
     coarse = coarse_masks(pairs, tax, arm['coarse_level'], out/f"coarse_level_{arm['coarse_level'] + 1}")
+    if 'fine_share' in arm:                                  # the fine ones again and again, beside fewer coarse ones
+        often = round(arm['fine_share'] * len(pairs))
+        again = [pairs[fine[k % len(fine)]] for k in range(often)]
+        return again + [coarse[i] for i in order[len(fine):]][:len(pairs) - often]
     chosen = set(fine)
     return [pairs[i] if i in chosen else coarse[i] for i in range(len(pairs))]
 

@@ -100,6 +100,10 @@ def test_few_fine_images_and_as_many_steps(study, tmp_path):
     alone = study.train_pairs({**arm, 'others': 'left out'}, pairs, study.person_tree(), 0, tmp_path)
     fine = [p for p in mixed if p in pairs]
     assert len(mixed) == len(pairs) == len(alone) and len(fine) == 6 and set(map(str, alone)) == set(map(str, fine))
+    often = study.train_pairs({**arm, 'fine_share': .5}, pairs, study.person_tree(), 0, tmp_path)
+    again = [p for p in often if p in pairs]
+    assert len(often) == len(pairs) == 2 * len(again) and {*map(str, again)} == {*map(str, fine)}
+    assert len({p.stem for p in often if p not in pairs}) == 12 and not {p.stem for p in again} & {p.stem for p in often if p not in pairs}
     other = study.train_pairs(arm, pairs, study.person_tree(), 1, tmp_path)
     assert [p for p in other if p in pairs] != fine
 
