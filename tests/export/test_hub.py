@@ -76,11 +76,11 @@ def test_the_card_says_what_the_training_went_on_from(run, tmp_path):
     assert 'HierarchicalLoss of ce' in model_card(run) and 'from the weights' not in model_card(run)
     shutil.copytree(run, tmp_path / 'r')
     cfg = yaml.safe_load((run / 'config.yaml').read_text())
-    cfg['model_params'] |= {'start': {'from': '/home/me/first', 'head': 'head'}}
+    cfg['model_params'] |= {'start': {'from': str(tmp_path / 'mine/first'), 'head': 'head'}}
     cfg['loss'] = dict(__class__='FlatLoss', base_loss=dict(__class__='OhemLoss', top=.2))
     (tmp_path / 'r/config.yaml').write_text(yaml.safe_dump(cfg))
     card = model_card(tmp_path / 'r')
-    assert 'FlatLoss of OhemLoss' in card and '1 epochs, from the weights of first.' in card and '/home/me' not in card
+    assert 'FlatLoss of OhemLoss' in card and '1 epochs, from the weights of first.' in card and str(tmp_path) not in card
 
 
 def test_without_scores_the_card_says_so(run, tmp_path):
