@@ -388,7 +388,8 @@ def contrast_rows(plan: dict, found: dict):
                 return [tuple(a[f'{sel}|{l}|{o}'].astype(float) for o in ('found', 'union')) for a in arrays]
             d, low, high = paired_interval(side(arm_a, sel_a), side(arm_b, sel_b), l)
             word = '' if low > 0 or high < 0 else ' undecided'
-            cells.append(f'{d:+.3f} ({low:+.3f} to {high:+.3f}){word}')
+            # two selectors that decide alike on a level, by what they are
+            cells.append('the same' if d == low == high == 0 else f'{d:+.3f} ({low:+.3f} to {high:+.3f}){word}')
         yield [c['asks'], f'{len(seeds)}', *cells]
 
 

@@ -138,6 +138,19 @@ def test_from_plan_to_report(study, tmp_path, monkeypatch, capsys):
                 np.ones((1, 4)), arrays[f'{s}|{l}|found'], arrays[f'{s}|{l}|union'])[0]), abs=1e-4)
 
 
+def test_selectors_that_decide_alike_are_the_same_not_undecided(study):
+    rng = np.random.default_rng(0)
+    def arrays():
+        arms = dict.fromkeys(('simple', 'smart'), [np.sort(rng.integers(1, 9, (2, 6, 2)), 0) for _ in range(3)])
+        arms['smart'] = [a + [[[2]], [[0]]] if l < 2 else a for l, a in enumerate(arms['smart'])]
+        return {f'{s}|{l}|{o}': sizes[l][k] for s, sizes in arms.items() for l in range(3)
+                for k, o in enumerate(('found', 'union'))}
+    found = {('a', s): (dict(val=dict(simple={}, smart={})), arrays()) for s in (0, 1)}
+    plan = dict(contrasts=[dict(asks='smart, over simple', of=['a', 'smart'], beside=['a', 'simple'])])
+    (_, seeds, body, middle, leaves), = study.contrast_rows(plan, found)
+    assert seeds == '2' and body.startswith('+') and middle.startswith('+') and leaves == 'the same'
+
+
 def test_share_of_the_background_is_that_of_the_confusion(study):
     import torch
     from hierseg.metrics.confusion import LevelConfusion
