@@ -47,6 +47,7 @@ from .data.check import *
 from .data.frequencies import *
 from .data.tensors import *
 from .data.cache import *
+from .data.sampling import *
 from .data.dataset import *
 from .data.loaders import *
 from .data.synthetic import *

@@ -305,6 +305,8 @@ class TrainConfig:
         "batch size", key='batch_size', flags=('--batch-size',))
     cache:str|None = option(None, PREPARATION, text('memory, disk or a folder'),
         "memory, disk or a folder: keep resized images, so that later epochs are fast", metavar='WHERE')
+    fine_share:float|None = option(None, PREPARATION, number_between(0, 1, 'a fraction between 0 and 1'),
+        "draw images that name what `coarse` ids of the tree leave open for this share of the steps: .5", metavar='P')
     num_workers:int|None = option(None, PREPARATION, whole_number(0, 1024),
         "processes that load data", flags=('--workers',), shown='0 on a CPU, else up to 8')
 

@@ -12,7 +12,8 @@ _LATE = ['DataError', 'TensorHierMask', 'TensorHierLevels', 'HierMask', 'HierIma
          'ImageBands', 'ReadImage', 'ReadMask', 'CheckSizes', 'KeepTaxonomy', 'UnitImage', 'NormalizeInPlace',
          'SameSize', 'CUSTOM', 'as_taxonomy', 'SegDataset', 'PreparePair', 'Augmenter', 'TorchvisionAugment',
          'image_statistics', 'pair_lists', 'PairCache', 'open_cache', 'cache_key', 'cache_home', 'KEPT',
-         'plot_frequencies']
+         'plot_frequencies', 'FineShare', 'fine_images', 'open_leaves']
 
 __all__ = [*files.__all__, *transforms.__all__, *check.__all__, *synthetic.__all__, *_LATE]
-__getattr__ = lazily(__name__, 'core', 'data.frequencies', 'data.tensors', 'data.cache', 'data.dataset', 'data.loaders')
+__getattr__ = lazily(__name__, 'core', 'data.frequencies', 'data.tensors', 'data.cache', 'data.dataset', 'data.sampling',
+                      'data.loaders')

@@ -40,6 +40,7 @@ from .transforms import (FitPair, MEAN_COLOR, augment_presets, augmentation_conf
 from .check import image_size, leaf_counts, size_line
 from .tensors import HierMask, ImageBands, TensorHierMask, class_indices, encode_mask
 from .dataset import Augmenter, PreparePair, cache_of, channel_stats, mix
+from .sampling import FineShare, fine_images
 
 # %% ../../nbs/04d_data.loaders.ipynb #eec9a324
 class ReadImage(Transform):
@@ -201,6 +202,7 @@ def data_config(
     num_workers:int|None=TrainConfig.num_workers, # Processes that load data; by default 0 on a CPU, else up to 8
     in_channels:int|None=None, # Channels of the images; by default what the first one has, 3 for any picture
     cache:str|Path|None=None, # 'memory', 'disk' or a folder: keep resized images, so that later epochs are fast
+    fine_share:float|None=None, # Share of an epoch's images that name what coarse ids leave open; None as they come
 ) -> dict: # Plain values, ready for YAML; ValueError on what makes no sense
     "The preparation of data, checked and written down."
     size, written, channels = height_width(size), _written(augment), 3 if in_channels is None else in_channels
@@ -211,7 +213,9 @@ def data_config(
         if not is_whole(n): raise ValueError(f"{name}={n!r}: give a whole number of at least 1")
     if not (cache is None or isinstance(cache, (str, Path)) and str(cache)):
         raise ValueError(f"cache={cache!r}: give 'memory', 'disk' or a folder")
-    more = without_none(in_channels=in_channels, cache=None if cache is None else str(cache))
+    if not (fine_share is None or isinstance(fine_share, (int, float)) and 0 < fine_share < 1):
+        raise ValueError(f"fine_share={fine_share!r}: give a fraction between 0 and 1")
+    more = without_none(in_channels=in_channels, cache=None if cache is None else str(cache), fine_share=fine_share)
     return dict(size=size and list(size), resample=resampler_name(resample), method=method, augment=written,
                 augment_at=augment_at, bs=int(bs), normalize=_stats(normalize, channels), seed=seed,
                 num_workers=num_workers, **more)
@@ -269,7 +273,7 @@ class SameSize(Transform):
 # %% ../../nbs/04d_data.loaders.ipynb #aa9d3da0
 class HierDL(TfmdDL):
     "A fastai loader that prepares pairs of files in one go, the same for any number of loading processes."
-    cache = draw = channels = None
+    cache = draw = channels = sampling = None
     def _fast(self):
         "How to prepare a pair, or None where fastai's way is asked for."
         fs = getattr(self.after_item, 'fs', None)
@@ -288,11 +292,15 @@ class HierDL(TfmdDL):
         training = getattr(self.dataset, 'split_idx', None) == 0
         self.draw = int(torch.randint(2**62, ())) if drawn and training else None
 
+    def shuffle_fn(self, idxs):
+        "A random order; see `FineShare` for one with a given share of fine images."
+        return super().shuffle_fn(idxs) if self.sampling is None else self.sampling(len(idxs), self.rng)
+
     def do_item(self, s):
-        fast = self.__dict__.get('fast')
-        item = None if fast is None or s is None else self.dataset.items[s]
-        if type(item) is not Pair or not isinstance(item.image, (str, Path)): return super().do_item(s)
-        x, codes = fast(item, None if self.draw is None else mix(self.draw, s), self.cache, s)
+        fast, i = self.__dict__.get('fast'), s if self.sampling is None else s % self.sampling.n
+        item = None if fast is None or i is None else self.dataset.items[i]
+        if type(item) is not Pair or not isinstance(item.image, (str, Path)): return super().do_item(i)
+        x, codes = fast(item, None if self.draw is None else mix(self.draw, s), self.cache, i)
         x = torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1))).as_subclass(TensorImage)
         return x, torch.from_numpy(class_indices(codes)).as_subclass(TensorHierMask)
 
@@ -369,7 +377,16 @@ class HierDataLoaders(DataLoaders):
         dls.data_config, dls.split_ids = config, dict(train=[p.stem for p in train], valid=[p.stem for p in valid])
         dls.in_channels = dls.n_channels = channels or 3
         dls._open_caches()
+        if train and config.get('fine_share'): dls._draw_fine(config['fine_share'], kwargs.get('shuffle', True))
         return dls
+
+    def _draw_fine(self, share, shuffle):
+        "The training loader draws fine images for a share of every epoch."
+        if not self.taxonomy.coarse:
+            raise DataError(f"fine_share={share:g}: the tree has no coarse ids, so every image is fine; leave it out")
+        if not shuffle or not isinstance(self.train, HierDL):
+            raise DataError("fine_share= works with shuffle=True and a loader of our own")
+        self.train.sampling = FineShare(fine_images(self.train_ds.items, self.taxonomy), share)
 
     def _open_caches(self):
         "Loaders of pairs find what they have prepared before, where the configuration says so."

@@ -278,6 +278,7 @@ def train(
     learn = learner_from_config(config, dls)
     images = f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate with"
     if dls.holdout: images += f", {len(dls.holdout)} kept out for hierseg calibrate"
+    if drawn := dls.train.sampling: images += f"; {len(drawn.fine)} fine ones drawn for {drawn.share:g} of the steps"
     if not rank_distrib(): print(f"{images}; writing to {folder}", file=sys.stderr)
     if config.lr == 'auto': learn.lr = _found_lr(learn)
     how = {k: getattr(config, k) for k in TrainConfig.names(SCHEDULE) if k != 'lr'}
