@@ -116,7 +116,8 @@ def learner_of(arm: dict, seed: int, split: list, out: Path):
     hs.seed_everything(seed)
     train = train_pairs(arm, split[0], tax, seed, out)
     dls = hs.HierDataLoaders.from_pairs(train, split[1], tax, size=arm['size'], resample=arm['resample'], bs=arm['bs'],
-                                        augment=arm['augment'], seed=seed, num_workers=0, cache=str(out/'cache'))
+                                        augment=arm['augment'], seed=seed, num_workers=0, cache=str(out/'cache'),
+                                        **arm.get('loaders', {}))
     model = {k: arm[k] for k in ('encoder', 'model_params') if k in arm}
     weighting = {k: arm[k] for k in ('level_weights', 'class_weights', 'base_loss') if k in arm}
     return hs.hier_learner(dls, arm.get('arch', 'unet'), loss=arm['loss'], wd=arm['wd'], **model, **weighting)
