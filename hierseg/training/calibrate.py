@@ -7,10 +7,12 @@ Docs: https://hierseg.github.io/hierseg/training.calibrate.html.md"""
 # %% ../../nbs/09b1_training.calibrate.ipynb #ec598567
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import hierseg
+import torch
 import yaml
 from fastcore.basics import patch
 
@@ -65,22 +67,32 @@ class FittedDecoding:
 KEPT_BYTES = 2**30
 
 class KeptBatches:
-    "Batches that are made once and kept, as long as they are small enough."
+    "Batches that are made once and kept: in memory, in temporary files beyond a limit."
     def __init__(self,
         make:Callable, # Yields (list of tensors, mask) pairs, anew each time
-        limit:int=KEPT_BYTES, # Bytes that may be kept
-    ): self.make, self.limit, self.kept = make, limit, None
+        limit:int=KEPT_BYTES, # Bytes that may be kept in memory
+    ): self.make, self.limit, self.kept, self.folder = make, limit, None, None
     def __call__(self):
-        "The batches, from memory or anew."
-        if self.kept is not None: yield from self.kept
-        else: yield from self._first()
+        "The batches: as they were kept, or anew."
+        if self.kept is None: yield from self._first()
+        else: yield from (torch.load(o, weights_only=True) if isinstance(o, Path) else o for o in self.kept)
     def _first(self):
         kept, size = [], 0
         for levels, mask in self.make():
             size += sum(o.numel() * o.element_size() for o in [*levels, mask])
-            kept = [*kept, (levels, mask)] if size <= self.limit else []
+            if kept is not None: kept = self._keep(kept, (levels, mask), size)
             yield levels, mask
-        if size <= self.limit: self.kept = kept
+        self.kept = kept
+    def _keep(self, kept, batch, size):
+        "One more that is kept; None where there is no room for it."
+        if size <= self.limit: return [*kept, batch]
+        self.folder = self.folder or tempfile.TemporaryDirectory(prefix='hierseg_')
+        file = Path(self.folder.name)/f'{len(kept)}.pt'
+        try: torch.save(batch, file)
+        except (OSError, RuntimeError):          # the disk is full
+            self.folder.cleanup()
+            return None
+        return [*kept, file]
 
 # %% ../../nbs/09b1_training.calibrate.ipynb #a1743199
 def fit_and_rest(
