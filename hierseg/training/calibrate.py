@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import hierseg
-import torch
 import yaml
 from fastcore.basics import patch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from ..core import ExperimentError, check_types, one_line, read_yaml, text_table, write_atomic
 from ..config import FITTED_SELECTORS
@@ -70,12 +72,12 @@ class KeptBatches:
     "Batches that are made once and kept: in memory, in temporary files beyond a limit."
     def __init__(self,
         make:Callable, # Yields (list of tensors, mask) pairs, anew each time
-        limit:int=KEPT_BYTES, # Bytes that may be kept in memory
-    ): self.make, self.limit, self.kept, self.folder = make, limit, None, None
+        limit:int|None=None, # Bytes that may be kept in memory; KEPT_BYTES by default
+    ): self.make, self.limit, self.kept, self.folder = make, KEPT_BYTES if limit is None else limit, None, None
     def __call__(self):
         "The batches: as they were kept, or anew."
         if self.kept is None: yield from self._first()
-        else: yield from (torch.load(o, weights_only=True) if isinstance(o, Path) else o for o in self.kept)
+        else: yield from (o() if callable(o) else o for o in self.kept)
     def _first(self):
         kept, size = [], 0
         for levels, mask in self.make():
@@ -87,12 +89,17 @@ class KeptBatches:
         "One more that is kept; None where there is no room for it."
         if size <= self.limit: return [*kept, batch]
         self.folder = self.folder or tempfile.TemporaryDirectory(prefix='hierseg_')
-        file = Path(self.folder.name)/f'{len(kept)}.pt'
-        try: torch.save(batch, file)
-        except (OSError, RuntimeError):          # the disk is full
+        file, (levels, mask) = Path(self.folder.name)/f'{len(kept)}.safetensors', batch
+        try: save_file({f'{i:04}': o.contiguous() for i, o in enumerate([*levels, mask])}, file)
+        except (OSError, RuntimeError, SafetensorError):          # the disk is full
             self.folder.cleanup()
             return None
-        return [*kept, file]
+        return [*kept, partial(_batch_in, file, levels[0].device, mask.device)]
+
+def _batch_in(file, *devices):
+    "A batch that was written to a file, on the devices that it came from."
+    *levels, mask = (o for _, o in sorted(load_file(file).items()))
+    return [o.to(devices[0]) for o in levels], mask.to(devices[1])
 
 # %% ../../nbs/09b1_training.calibrate.ipynb #a1743199
 def fit_and_rest(

@@ -152,6 +152,29 @@ def test_calibrate_fits_on_two_thirds_and_scores_on_the_rest(held):
         assert count.mean() == fitted.report['miou'][name]
 
 
+@pytest.mark.parametrize('limit', [None, 0, 'no room'])
+def test_a_hold_out_that_memory_does_not_hold_is_fitted_the_same(held, monkeypatch, limit):
+    "The batches wait in temporary files; only where those cannot be written the network is asked again."
+    import hierseg.training.calibrate as module
+    whole, asked, files = load_experiment(held, data_of_experiment(held)).calibrate(), [], []
+    save = module.save_file
+    def counted(*args, **kwargs):
+        asked.append(1)
+        return level_probabilities(*args, **kwargs)
+    def written(tensors, file):
+        files.append(Path(file))
+        if limit == 'no room':
+            raise OSError(28, 'No space left on device')
+        save(tensors, file)
+    monkeypatch.setattr(module, 'level_probabilities', counted)
+    monkeypatch.setattr(module, 'save_file', written)
+    monkeypatch.setattr(module, 'KEPT_BYTES', module.KEPT_BYTES if limit is None else 0)
+    fitted = load_experiment(held, data_of_experiment(held)).calibrate()
+    assert fitted.to_dict() == whole.to_dict() and bool(files) == (limit is not None)
+    assert (len(asked) == 2) == (limit != 'no room'), 'once for the fit, once for the images that are scored'
+    assert not any(f.exists() for f in files)
+
+
 def test_the_hold_out_is_what_fit_selector_takes(held):
     learn = load_experiment(held, data_of_experiment(held))
     assert learn.fit_selector() == learn.fit_selector(items=list(learn.dls.holdout)) != learn.fit_selector(items=list(learn.dls.train_ds.items))
