@@ -27,6 +27,7 @@ import yaml
 PLANS = Path(__file__).resolve().parent/'study'
 PAGE = PLANS.parent.parent/'nbs/20a_guide.what_the_tree_buys.ipynb'
 LEVELS, DRAWS = 3, 2000
+PLUS_MINUS, PERCENT = '\u00a0±\u00a0', '\u00a0%'      # no line is broken inside a cell
 
 
 # ---- plans
@@ -353,11 +354,12 @@ def mean_rows(plan: dict, found: dict, split: str):
             got = [r for r, _ in runs]
             m = np.array([r[split][s]['miou'] for r in got])
             spread = m.std(0, ddof=1) if len(m) > 1 else [None] * LEVELS
-            cells = [f'{v:.3f}' + (f' ± {d:.3f}' if d is not None else '') for v, d in zip(m.mean(0), spread)]
+            cells = [f'{v:.3f}' + (f'{PLUS_MINUS}{d:.3f}' if d is not None else '') for v, d in zip(m.mean(0), spread)]
             incon = np.mean([r[split][s]['inconsistent'] for r in got])
             back = np.mean([r[split][s]['background_iou'][-1] for r in got])
-            share = f'{100 * np.mean([share_of_background(a, s, count) for _, a in runs]):.1f} %' if count else '–'
-            yield [arm, s, str(len(got)), *cells, f'{back:.3f}', share, f'{100 * incon:.1f} %']
+            shares = [share_of_background(a, s, count) for _, a in runs] if count else []
+            share = f'{100 * np.mean(shares):.1f}{PERCENT}' if count else '–'
+            yield [arm, s, str(len(got)), *cells, f'{back:.3f}', share, f'{100 * incon:.1f}{PERCENT}']
 
 
 def best_epoch_rows(plan: dict, found: dict):
