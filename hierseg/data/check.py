@@ -23,7 +23,8 @@ from .files import (Pair, checked, choose_split, find_files, image_channels, loa
                                 read_mask, split_problems, to_rgb, unknown_stems, unpaired)
 
 # %% auto #0
-__all__ = ['FOLD', 'NAME_FILES', 'RARE', 'image_size', 'leaf_counts', 'DatasetReport', 'folded', 'propose_tree', 'check_dataset']
+__all__ = ['FOLD', 'NAME_FILES', 'RARE', 'image_size', 'leaf_counts', 'mask_counts', 'DatasetReport', 'folded', 'propose_tree',
+           'check_dataset']
 
 # %% ../../nbs/04b_data.check.ipynb #f57e3179
 def image_size(
@@ -70,6 +71,15 @@ def leaf_counts(
     leaves, void, unknown = _split_counts(_id_counts(raw), taxonomy)
     if unknown: raise DataError(_unknown_line(source, unknown))
     return leaves, void
+
+# %% ../../nbs/04b_data.check.ipynb #5fe0c3a1
+def mask_counts(
+    item:Pair|str|Path, # A pair, or its mask file
+    taxonomy:Taxonomy, # The tree
+) -> np.ndarray: # int64 (n_codes,) pixels, void not counted
+    "`leaf_counts` of a mask on disk; raises `DataError` with the file's name."
+    mask = item.mask if isinstance(item, Pair) else item
+    return leaf_counts(read_mask(mask), taxonomy, mask)[0]
 
 # %% ../../nbs/04b_data.check.ipynb #33d2e1f5
 def size_line(

@@ -37,7 +37,7 @@ from ..config import TrainConfig
 from .files import Pair, checked, hold_out, image_channels, random_split, read_image, read_mask, split_pairs
 from .transforms import (FitPair, MEAN_COLOR, augment_presets, augmentation_config, create_augmentation,
                                      fill_color, height_width, is_whole, METHODS, resampler_name)
-from .check import image_size, leaf_counts, size_line
+from .check import image_size, mask_counts, size_line
 from .tensors import HierMask, ImageBands, TensorHierMask, class_indices, encode_mask
 from .dataset import Augmenter, PreparePair, cache_of, channel_stats, mix
 from .sampling import FineShare, fine_images
@@ -599,16 +599,10 @@ def set_normalize(self:HierDataLoaders,
             if isinstance(t, HierResize): t.fit.fill = fill_color(stats, self.in_channels)
     self._open_caches()
 
-# %% ../../nbs/04d_data.loaders.ipynb #f8c53a03
-def _mask_counts(item, taxonomy):
-    "Pixels of each class in one mask file."
-    mask = item.mask if isinstance(item, Pair) else item
-    return leaf_counts(read_mask(mask), taxonomy, mask)[0]
-
 # %% ../../nbs/04d_data.loaders.ipynb #72e1f3f7
 def _dls_counter(dset):
     "A counting function and the items of a data set: straight from the files where they are known."
-    if all(isinstance(o, Pair) for o in dset.items): return _mask_counts, dset.items
+    if all(isinstance(o, Pair) for o in dset.items): return mask_counts, dset.items
     masks = dset.tls[-1]
     def count(i, taxonomy): return np.bincount(np.asarray(masks[i]).ravel(), minlength=taxonomy.n_codes + 1)[1:]
     return count, range(len(masks))
@@ -624,7 +618,7 @@ def class_frequencies(
 ) -> np.ndarray: # int64 (n_codes,) pixels, or (n_images, n_codes); void is not counted
     "The pixels of each leaf, then of each inner node where some ids are coarse; raises `DataError` naming the file."
     if isinstance(data, DataLoaders): taxonomy, count, items = taxonomy or data.taxonomy, *_dls_counter(data.train_ds)
-    else: count, items = _mask_counts, list(data)
+    else: count, items = mask_counts, list(data)
     taxonomy, rows = as_taxonomy(taxonomy), []
     total = np.zeros(taxonomy.n_codes, np.int64)
     with ThreadPoolExecutor(n_workers) as pool:

@@ -15,8 +15,7 @@ import numpy as np
 
 from ..core import DataError
 from ..taxonomy.tree import Taxonomy
-from .check import leaf_counts
-from .files import read_mask
+from .check import mask_counts
 
 # %% auto #0
 __all__ = ['open_leaves', 'fine_images', 'FineShare']
@@ -38,7 +37,7 @@ def fine_images(
 ) -> np.ndarray: # bool (n,); `DataError` with the file's name where a mask does not fit
     "Which masks name a class that coarse ids leave open; reads every mask once."
     is_open = open_leaves(taxonomy)
-    def fine(pair): return leaf_counts(read_mask(pair.mask), taxonomy, pair.mask)[0][:taxonomy.n_leaves][is_open].any()
+    def fine(pair): return mask_counts(pair, taxonomy)[:taxonomy.n_leaves][is_open].any()
     with ThreadPoolExecutor(n_workers) as pool: return np.array([*pool.map(fine, pairs)], bool)
 
 # %% ../../nbs/04c3_data.sampling.ipynb #841f245f
